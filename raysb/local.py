@@ -1,0 +1,224 @@
+"""The whole pipeline in one process, without Ray: the oracle, the debugger's friend.
+
+A pool is scored when the rows selected so far fill no further batch, with the weights of that
+moment: the lockstep rule that `scoring.max_staleness_steps=0` gives on Ray. With W workers asked
+for, one process trains the W workers' rows as one batch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raysb.history.ring import LossRing
+from raysb.history.table import LossTable
+from raysb.job import Recorder, TrainingJob
+from raysb.optim.registry import build_optimizer
+from raysb.report.directory import RunDirectory
+from raysb.schema import POOL, Batch, PoolScores, num_rows
+from raysb.scoring.ledger import Cursor, Ledger, Refusal
+from raysb.scoring.limits import limits_for
+from raysb.selection.scorer import score_pool
+from raysb.source.plan import PoolPlan
+from raysb.training.batch_stream import BatchStream
+from raysb.training.checkpoint import save_atomically
+from raysb.training.evaluation import evaluate
+from raysb.training.learner import Learner
+from raysb.training.loop import Hooks, Loop, with_scores
+from raysb.training.schedule import Budget
+from raysb.training.spec import StreamSpec, with_weights
+
+
+class LocalStream(BatchStream):
+    """Selected rows, scored by the model that is trained.
+
+    Args:
+        spec: What is read, scored, selected and trained.
+        device: Of the model.
+        on_step: See `BatchStream`.
+    """
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        *,
+        device: torch.device | str = "cpu",
+        on_step: Callable[[int, int, Batch], None] | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            device=device,
+            check_first_batch=False,  # scorer and worker are one model here
+            on_step=on_step,
+        )
+        self.ledger = Ledger(
+            ring=LossRing(spec.selector.history) if spec.scored else None,
+            rows_per_epoch=spec.source.num_rows,
+            max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
+        )
+        self.history = LossTable(spec.source.num_rows if spec.scored else 0)
+
+    def _open(self, batch_size: int, epochs: int, model: nn.Module | None) -> PoolPlan:
+        plan = self.spec.plan(batch_size, epochs)
+        limits = limits_for(
+            0,
+            pool_rows=plan.pool_rows,
+            batch_size=batch_size,
+            num_workers=1,
+            num_actors=1,
+        )
+        if model is None and self.spec.scored:
+            raise ValueError(
+                "iter_batches(model=None): the local engine scores with the model that is "
+                "trained; pass model=... (the Ray engine's scorers build their own)"
+            )
+        self._model = model
+        self._generation = self.ledger.open(limits, self.cursor, plan.num_pools, self.num_steps)
+        self._consumed_before = self.num_backpropped
+        return plan
+
+    def _blocks(self) -> Iterator[Batch]:
+        plan = self._plan()
+        for pool in range(self.cursor.low, plan.num_pools):
+            if pool in self.cursor.done:
+                continue
+            batch = self.spec.read(plan, pool)
+            yield self._score(plan, batch) if self.spec.scored else with_weights(batch)
+
+    def _score(self, plan: PoolPlan, batch: Batch) -> Batch:
+        pool = int(batch[POOL][0])
+        grant = self.ledger.grant(self._generation, pool, num_rows(batch))
+        if isinstance(grant, Refusal) or self._model is None:
+            self.ledger.raise_failure()
+            raise RuntimeError(f"pool {pool} was refused in lockstep: {grant}")
+        scored = score_pool(
+            self.spec.task,
+            self._model,
+            self.spec.selector,
+            batch,
+            window=grant.window,
+            weights_step=grant.weights_step,
+            epoch=plan.epoch_of(pool),
+            seed=self.spec.seed,
+            dtype=self.spec.scoring.dtype,
+        )
+        self._record(scored.scores)
+        self.ledger.scored(self._generation, scored.record)
+        self.ledger.raise_failure()
+        return scored.rows
+
+    def _record(self, scores: PoolScores) -> None:
+        self.history.record(
+            scores.ids,
+            scores.losses,
+            correct=scores.correct,
+            selected=scores.selected,
+            weights_step=scores.weights_step,
+            epoch=scores.epoch,
+        )
+
+    def _publish(self, model: nn.Module) -> None:
+        consumed = self.num_backpropped - self._consumed_before
+        self.ledger.stepped(self._generation, self.num_steps, consumed)
+
+    def _close(self) -> None:
+        self.ledger.close(self._generation)
+
+    def progress(self) -> dict[str, Any]:
+        """Sums over the run; see `Ledger.progress`."""
+        return self.ledger.progress()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Cursor, counters, sums and history."""
+        cursor = self.ledger.cursor(self.consumed) if self.spec.scored else self.trained_cursor()
+        return {
+            "cursor": [cursor.low, list(cursor.done)],
+            "num_steps": self.num_steps,
+            "num_backpropped": self.num_backpropped,
+            "ledger": self.ledger.state_dict(),
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        low, done = state["cursor"]
+        self.cursor = Cursor(low, tuple(done))
+        self.num_steps = state["num_steps"]
+        self.num_backpropped = state["num_backpropped"]
+        self.ledger.load_state_dict(state["ledger"])
+        self.history.load_state_dict(state["history"])
+
+    def trained_cursor(self) -> Cursor:
+        """The cursor where nothing is scored: pools are trained in order."""
+        plan = self._plan()
+        low = self.cursor.low
+        while low < plan.num_pools and self.consumed.get(low, 0) >= plan.rows_before(low + 1) - plan.rows_before(low):
+            low += 1
+        return Cursor(low)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a run leaves, with the fields of `ray.train.Result` that apply."""
+
+    metrics: dict[str, Any]
+    path: str
+
+
+def fit_locally(job: TrainingJob) -> LocalResult:
+    """Train in this process."""
+    directory = job.directory or RunDirectory.claim(None, model="local").create().path
+    training = job.training
+    if training.num_threads:
+        torch.set_num_threads(training.num_threads)
+    wanted = torch.cuda.is_available() if training.use_gpu == "auto" else training.use_gpu
+    device = torch.device("cuda" if wanted else "cpu")
+    model = job.spec.task.build(job.spec.seed).to(device)
+    stream = LocalStream(job.spec, device=device, on_step=job.audit(directory))
+    optimizer = build_optimizer(model, training, job.optimizer)
+    learner = Learner(job.spec.task, model, optimizer, training.clip_norm)
+    recorder = Recorder(directory, job.watcher)
+    saved: list[Path] = []
+
+    def save(metrics: Mapping[str, Any]) -> None:
+        folder = directory / f"checkpoint_{stream.num_steps:08d}"
+        state = stream.state_dict()
+        save_atomically(
+            folder,
+            model=model,
+            learner=learner.state_dict(),
+            history=state.pop("history"),
+            stream=state,
+        )
+        saved.append(folder)
+
+    def record(line: dict[str, Any]) -> None:
+        if line["kind"] == "start":
+            job.watcher.phase("first batch")
+        recorder(with_scores(line, stream.progress()))
+
+    hooks = Hooks(save=save, record=record)
+    if job.held_out is not None:
+        hooks.evaluate = partial(
+            evaluate,
+            job.spec.task,
+            model,
+            job.held_out,
+            stream.exchange,
+            batch_size=job.evaluation.batch_size,
+        )
+    batch_size = training.batch_size * training.num_workers
+    metrics = Loop(
+        learner,
+        stream,
+        replace(training, batch_size=batch_size),
+        job.evaluation,
+        Budget(training=training, rows_per_epoch=job.spec.source.num_rows),
+        hooks,
+    ).run()
+    recorder.finish(stream.ledger.nonfinite, saved[-1])
+    return LocalResult(metrics, str(directory))

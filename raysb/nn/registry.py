@@ -1,0 +1,130 @@
+"""Models by name, and how one is built for the data at hand."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from raysb.errors import ModelError
+from raysb.imports import call, resolve
+from raysb.nn.cnn import ConvNet
+from raysb.nn.mlp import MLP
+from raysb.nn.resnet import ResNet
+from raysb.nn.settings import Model
+from raysb.nn.wide_resnet import WideResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": ConvNet,
+    "mlp": MLP,
+    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "wide_resnet28_2": partial(WideResNet, depth=28, widen=2),
+}
+"""Builders `(in_channels or num_features, num_classes, *, norm, **args) -> nn.Module`."""
+
+_SMALLEST_SIDE = 8  # three halvings leave one pixel
+
+
+def build_model(
+    settings: Model,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    num_features: int | None = None,
+    num_classes: int | None = None,
+) -> nn.Module:
+    """Build the model for inputs of one shape, with its initial weights.
+
+    Args:
+        settings: Name, arguments, norm, number of classes and file of initial weights. Where the
+            name is an import path, the function behind it is called with `model.args` only.
+        image_shape: (H, W, C) or (H, W) of a picture; for models of pictures, and for `mlp`.
+        num_features: Numbers in a row, for `mlp` on data without pictures.
+        num_classes: Outputs of the model where `model.num_classes` does not say.
+
+    Returns:
+        The module in training mode; its weights are drawn from torch's global generator.
+
+    Raises:
+        ValueError: For an unknown name or argument, or where the shape or the number of classes
+            is missing.
+        FileNotFoundError: If `model.init` does not exist.
+        ModelError: If the import path builds no module, or `model.init` does not fit the model.
+    """
+    builder = resolve(settings.name, MODELS, "model.name")
+    given: tuple[Any, ...] = ()
+    args = dict(settings.args)
+    if settings.name in MODELS:
+        given = (
+            _num_inputs(settings.name, image_shape, num_features),
+            _num_outputs(settings, num_classes),
+        )
+        _refuse_norm(args)
+        args["norm"] = settings.norm
+    model = call(builder, given, args, "model.args")
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model.name={settings.name!r}: it returned {type(model).__name__}, "
+            "not a torch.nn.Module; name a function or class that builds the module"
+        )
+    if settings.init is not None:
+        load_weights(model, settings.init)
+    return model
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Copy weights from a safetensors file into a model that has exactly these.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ModelError: If it is no safetensors file, or names and shapes differ from the model's.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"model.init={str(path)!r}: no such file")
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"model.init={str(path)!r}: does not fit {type(model).__name__}: {error}\n"
+            "  give the file of a model built with the same model.name, model.args, model.norm and "
+            "number of classes"
+        ) from error
+
+
+def _num_inputs(name: str, image_shape: tuple[int, ...] | None, num_features: int | None) -> int:
+    if name == "mlp":
+        if num_features is None and image_shape is not None:
+            num_features = math.prod(image_shape)
+        if num_features is None:
+            raise ValueError("model.name='mlp': the number of features of a row is not known")
+        return num_features
+    if image_shape is None:
+        raise ValueError(
+            f"model.name={name!r}: wants pictures, uint8 [H, W, C], and data.inputs names none; "
+            "model.name=mlp takes rows of numbers"
+        )
+    if len(image_shape) not in (2, 3) or min(image_shape[:2]) < _SMALLEST_SIDE:
+        raise ValueError(
+            f"model.name={name!r}: pictures of shape {tuple(image_shape)}; wanted is (H, W, C) "
+            f"with H and W of at least {_SMALLEST_SIDE}: set data.image_size, or model.name=mlp"
+        )
+    return image_shape[2] if len(image_shape) == 3 else 1
+
+
+def _num_outputs(settings: Model, num_classes: int | None) -> int:
+    outputs = settings.num_classes if settings.num_classes is not None else num_classes
+    if outputs is None:
+        raise ValueError(
+            "model.num_classes=none: the data do not say how many outputs the model needs; set "
+            "model.num_classes (1 for a regression)"
+        )
+    return outputs
+
+
+def _refuse_norm(args: dict[str, Any]) -> None:
+    if "norm" in args:
+        raise ValueError(f"model.args.norm={args['norm']!r}: is set by model.norm")

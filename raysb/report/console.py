@@ -1,0 +1,181 @@
+"""What a run says while it works: plain lines, the same on a terminal and in a file, no colour.
+
+Keys of a record that are known here (a missing or empty one is left out of its line):
+
+step, epoch, epochs        optimizer steps; epochs so far (a fraction) and in all
+wall_time_s, left_s        seconds since the first step, and expected until the end
+num_scored                 rows scored so far
+num_backpropped            rows back-propagated so far
+kept                       fraction of the scored rows that was selected, lately
+age                        steps between the weights that scored a row and the step that used it
+score/loss, score/error    over the rows scored lately
+eval/loss, eval/error      of the last evaluation
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+Record: TypeAlias = Mapping[str, Any]
+
+FIRST_GAP_S = 5.0
+GAP_GROWTH = 1 / 8  # of the time so far: 17 lines for 2 minutes, 45 for an hour
+
+_COUNTS = ("num_scored", "num_backpropped", "wall_time_s")
+
+
+def phases_line(phases: Mapping[str, float]) -> str:
+    """Start-up by phase, e.g. `ray 4.1 s, workers 9.8 s, first batch 0.6 s`."""
+    return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases.items())
+
+
+def progress_line(record: Record, before: Record | None = None) -> str:
+    """One line of progress; rates are those since the record before, else since the start."""
+    before = before or {}
+    seconds = _since(record, before, "wall_time_s")
+    parts = [_epoch(record)]
+    for key, what in (("num_scored", "scored"), ("num_backpropped", "back-propagated")):
+        count = _since(record, before, key)
+        if count is not None and seconds:
+            parts.append(f"{what} {count / seconds:,.0f}/s")
+    parts += [
+        _part(record, "kept", lambda v: f"kept {v:.0%}"),
+        _part(record, "age", lambda v: f"age {v:.1f} steps"),
+        _part(record, "score/loss", lambda v: f"loss {v:.4g}"),
+        _part(record, "eval/error", lambda v: f"eval error {v:.2%}"),
+        _part(record, "left_s", lambda v: f"{duration(v)} left"),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def evaluation_line(record: Record) -> str:
+    """One line for an evaluation, e.g. `eval: error 3.20%, loss 0.101, epoch 2/10, step 156`."""
+    parts = [*_reached(record), _epoch(record), _part(record, "step", lambda v: f"step {v:,.0f}")]
+    return "eval: " + ", ".join(filter(None, parts))
+
+
+def summary_lines(summary: Record, directory: str | Path) -> list[str]:
+    """What was reached, at which cost, and where it lies.
+
+    Args:
+        summary: Keys of a record at the end of the run, and `cost` (epochs of uniform training
+            with the same cost), `stopped_by` (the setting that ended the run early),
+            `num_unused` (rows selected, not used), `num_nonfinite` (losses NaN or infinite).
+        directory: The run directory.
+    """
+    reached = [
+        *_reached(summary),
+        _epoch(summary),
+        _part(summary, "step", lambda v: f"{v:,.0f} steps"),
+    ]
+    cost = [
+        _part(summary, "num_scored", lambda v: f"{v:,.0f} rows scored"),
+        _part(summary, "num_backpropped", lambda v: f"{v:,.0f} back-propagated"),
+        _part(summary, "cost", lambda v: f"the cost of {v:.2f} epochs of uniform training"),
+        _part(summary, "wall_time_s", lambda v: f"{v:.1f} s"),
+    ]
+    notes = [
+        f"stopped by {summary['stopped_by']}" if summary.get("stopped_by") else "",
+        _part(summary, "num_unused", lambda v: f"{v:,.0f} selected rows not used" if v else ""),
+        _part(summary, "num_nonfinite", lambda v: f"{v:,.0f} losses not finite" if v else ""),
+    ]
+    lines = [("reached", reached), ("cost", cost), ("note", notes), ("written", [str(directory)])]
+    texts = [(name, ", ".join(filter(None, parts))) for name, parts in lines]
+    return [f"{name + ':':<9}{text}" for name, text in texts if text]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `0:45`, `12:03` or `3:04:05`; half seconds are rounded up."""
+    minutes, rest = divmod(math.floor(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Console:
+    """Writes the lines of a run, progress less and less often.
+
+    The times of the records decide when a line is due, never a clock: the same records give the
+    same lines.
+
+    Args:
+        stream: Where lines go; None: standard output.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+        self._log: TextIO | None = None
+        self._shown: Record = {}
+        self._due_s = FIRST_GAP_S
+
+    def line(self, text: str) -> None:
+        """Write one line."""
+        stream = self._stream or sys.stdout
+        stream.write(text + "\n")
+        stream.flush()
+        if self._log is None:
+            self._lines.append(text)
+        else:
+            self._log.write(text + "\n")
+
+    def log_to(self, path: Path) -> None:
+        """Write every line also into a file, with those that came before it existed."""
+        self._log = open(path, "a", encoding="utf-8", buffering=1)
+        self._log.writelines(f"{text}\n" for text in self._lines)
+        self._lines.clear()
+
+    def phases(self, phases: Mapping[str, float]) -> None:
+        """Say how long the start took."""
+        self.line(f"start: {phases_line(phases)}")
+
+    def progress(self, record: Record) -> None:
+        """Write a line of progress if one is due."""
+        seconds = record.get("wall_time_s") or 0.0
+        if seconds >= self._due_s:
+            self.line(progress_line(record, self._shown))
+            self._schedule(record)
+
+    def evaluation(self, record: Record) -> None:
+        """Write the line of an evaluation; the next line of progress comes a full gap later."""
+        self.line(evaluation_line(record))
+        if all(key in record for key in _COUNTS):  # else the rates would miss where they start
+            self._schedule(record)
+
+    def summary(self, summary: Record, directory: str | Path) -> None:
+        """Say what was reached, at which cost, and where it lies."""
+        for text in summary_lines(summary, directory):
+            self.line(text)
+
+    def close(self) -> None:
+        """Close the log file; closing twice is fine."""
+        if self._log is not None:
+            self._log.close()
+
+    def _schedule(self, record: Record) -> None:
+        seconds = float(record["wall_time_s"])
+        self._due_s = seconds + max(FIRST_GAP_S, seconds * GAP_GROWTH)
+        self._shown = {key: record[key] for key in _COUNTS if key in record}
+
+
+def _part(record: Record, key: str, text: Callable[[float], str]) -> str:
+    value = record.get(key)
+    return text(value) if value is not None and math.isfinite(value) else ""
+
+
+def _since(record: Record, before: Record, key: str) -> float | None:
+    value = record.get(key)
+    return None if value is None else float(value) - float(before.get(key) or 0)
+
+
+def _epoch(record: Record) -> str:
+    in_all = _part(record, "epochs", lambda v: f"/{v:.4g}")
+    return _part(record, "epoch", lambda v: f"epoch {v:.4g}{in_all}")
+
+
+def _reached(record: Record) -> list[str]:
+    return [
+        _part(record, "eval/error", lambda v: f"error {v:.2%}"),
+        _part(record, "eval/loss", lambda v: f"loss {v:.4g}"),
+    ]

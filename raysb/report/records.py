@@ -1,0 +1,111 @@
+"""Metrics of a run: one JSON object a line, only ever appended to.
+
+Keys are those of the run (`step`, `epoch`, `num_scored`, `score/loss`, ...); a number that is NaN
+or infinite keeps its key and becomes null, because JSON knows neither.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from raysb.errors import DataError, RunDirectoryError
+from raysb.report.directory import METRICS
+from raysb.report.directory import RunDirectory as RunDirectory
+
+
+class MetricsWriter:
+    """Appends records to a file; a record has left the process when `write` returns.
+
+    Opening a file whose last line was cut off by a crash drops that line.
+
+    Args:
+        path: The file; created where it does not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        _drop_torn_line(Path(path))
+        self._file = open(path, "ab", buffering=0)
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Append one record: numbers, text, lists and tables of them, also scalars of numpy."""
+        line = json.dumps(_plain(record), allow_nan=False, separators=(", ", ": "))
+        self._file.write(line.encode() + b"\n")  # one call: a reader never sees half of two lines
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the records of a run, also of one that is still under way.
+
+    A last line that is not whole yet is left out.
+
+    Args:
+        run: A run directory, or its metrics file.
+
+    Returns:
+        The records in the order in which they were written; null is None.
+
+    Raises:
+        RunDirectoryError: There is no run.
+        DataError: A line in the middle is not a record.
+    """
+    path = Path(run) / METRICS if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise RunDirectoryError(f"{os.fspath(run)} holds no run: there is no {METRICS} in it")
+    lines = path.read_bytes().split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_record(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise DataError(f"{path}, line {number}: not a record: {error}") from None
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = json.loads(line.decode())
+    if not isinstance(record, dict):
+        raise ValueError("expected an object")
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: tables, lists, text, and finite numbers or null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):  # scalars and arrays of numpy, tensors
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

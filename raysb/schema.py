@@ -1,0 +1,90 @@
+"""What flows between the stages: the names of the columns and the shapes of what is passed on.
+
+A batch is a dict of numpy arrays whose first dimension counts rows: row `i` of every column is one
+sample. The columns below are the stream's own; all others are the user's and pass through as given.
+
+column          dtype     written by  meaning
+id              int64     source      stable key of a sample: from the data, else from (file, row)
+pool            int64     source      sequence number of the pool in the run, (epoch, block) in order
+loss            float32   scoring     per-sample loss, eval mode, no gradient
+correct         uint8     scoring     1 where the prediction was right; absent where there is none
+score           float32   scoring     what the selector ranks
+weights_step    int64     scoring     optimizer steps behind the weights that scored the row
+probability     float32   selection   chance with which the row was selected
+weight          float32   selection   factor on its loss; 0 marks a row that only pads the batch
+
+Dimensions in comments: B rows of a training batch, n rows of a pool, N rows of the data set,
+R losses in the history, W train workers.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+ID = "id"
+POOL = "pool"
+LOSS = "loss"
+CORRECT = "correct"
+SCORE = "score"
+WEIGHTS_STEP = "weights_step"
+PROBABILITY = "probability"
+WEIGHT = "weight"
+
+STREAM_COLUMNS = (ID, POOL, LOSS, CORRECT, SCORE, WEIGHTS_STEP, PROBABILITY, WEIGHT)
+
+Batch: TypeAlias = dict[str, npt.NDArray[np.generic]]
+Ids: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+class Selection(NamedTuple):
+    """Rows of a pool that are worth a backward pass. Produced by a selector."""
+
+    indices: npt.NDArray[np.int64]  # [k] positions in the pool, ascending
+    probability: Floats  # [k] chance with which each was selected, in (0, 1]
+    weight: Floats  # [k] factor on its loss
+
+
+class PoolScores(NamedTuple):
+    """What scoring learned about one pool. Produced by scoring; consumed by ledger and history."""
+
+    pool: int
+    epoch: int
+    weights_step: int
+    ids: Ids  # [n]
+    losses: Floats  # [n] non-finite where the model's were
+    correct: npt.NDArray[np.uint8] | None  # [n], None where the task has no right answer
+    selected: npt.NDArray[np.bool_]  # [n]
+
+
+class Source(Protocol):
+    """Rows by number: the only thing that the stream asks of a data set."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in one epoch."""
+
+    def read(self, epoch: int | None, start: int, stop: int) -> Batch:
+        """Return rows [start, stop) of an epoch's order; `None` is the order of the data itself.
+
+        The same arguments give the same rows in every process. The batch holds `id` (int64).
+        """
+
+
+def num_rows(batch: Mapping[str, npt.NDArray[np.generic]]) -> int:
+    """Rows of a batch; 0 for one without columns."""
+    return next((len(column) for column in batch.values()), 0)
+
+
+def take(batch: Batch, rows: npt.NDArray[np.integer] | slice) -> Batch:
+    """The given rows of every column."""
+    return {name: column[rows] for name, column in batch.items()}
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Rows of several batches with the same columns, in order."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,0 +1,305 @@
+"""The ledger: who may score which pool, the last R losses, what was scored, what was trained.
+
+Gate, distribution, cursor and audit in one pure class, served by `ledger_actor.py`. A scorer asks
+before it scores pool q. It is granted when q is less than S pools past the oldest unscored one and
+the selected rows that wait, plus the rows reserved by other grants, are below K; the oldest
+unscored pool ignores the reservations of others, so that few selected rows never stall it
+(`limits.py` has the bound that follows). In lockstep the rule is: all earlier pools are scored, and
+all steps that their selected rows allow are done.
+
+Every call carries the generation of the worker group: what an earlier one left in flight is refused.
+Grants, scored pools and consumed rows are idempotent, so a call that runs twice changes nothing.
+
+Invariant: selected == consumed + waiting, and reserved rows are those of granted, unscored pools.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from raysb.errors import NonFiniteError
+from raysb.schema import Floats, Ids
+from raysb.scoring.limits import Limits
+
+_MEMORY = 64  # pools behind the oldest unscored one whose grants are remembered, for replays
+
+
+class Refusal(Enum):
+    """Why a pool is not granted."""
+
+    WAIT = "wait"
+    CLOSED = "closed"
+
+
+class Grant(NamedTuple):
+    """Leave to score a pool."""
+
+    weights_step: int  # score with weights of this step or later; exactly this one in lockstep
+    window: Floats  # [<= R] the last losses in pool order
+
+
+class PoolRecord(NamedTuple):
+    """What a scorer reports of a pool, besides what goes to the history."""
+
+    pool: int
+    epoch: int
+    num_rows: int
+    num_selected: int
+    losses: Floats  # [n] the finite ones, in row order
+    num_correct: int | None
+    nonfinite: Ids  # ids of the others
+    seconds: float  # spent scoring
+
+
+class Cursor(NamedTuple):
+    """Where training stands in the order of the pools."""
+
+    low: int = 0  # every pool before this one is fully trained
+    done: tuple[int, ...] = ()  # later pools that are
+
+
+class Ring(Protocol):
+    """The last R losses in pool order: `history.ring.LossRing`, handed in."""
+
+    def record(self, pool: int, losses: Floats) -> None:
+        """Add or replace a pool's losses."""
+
+    def window(self) -> Floats:
+        """The last R losses in pool order."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain arrays."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+
+
+class PoolSums(NamedTuple):
+    """What one pool adds to the totals of its epoch."""
+
+    num_scored: int
+    num_selected: int
+    num_correct: int
+    num_judged: int
+    loss_sum: float
+    num_nonfinite: int
+
+
+@dataclass
+class Totals:
+    """Sums over the run; what the live line and the metrics are made of."""
+
+    num_scored: int = 0
+    num_selected: int = 0
+    num_correct: int = 0
+    num_judged: int = 0
+    loss_sum: float = 0.0
+    num_nonfinite: int = 0
+    score_seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """Gate, distribution, cursor and audit.
+
+    Args:
+        ring: The last R losses in pool order, `None` when nothing is scored.
+        rows_per_epoch: N, the denominator of `max_nonfinite_fraction`.
+        max_nonfinite_fraction: Share of an epoch's losses that may be NaN or infinite.
+    """
+
+    ring: Ring | None = None
+    rows_per_epoch: int = 0
+    max_nonfinite_fraction: float = 1.0
+    generation: int = 0
+    closed: bool = True
+    failure: str | None = None
+    step: int = 0
+    epochs: dict[int, Totals] = field(default_factory=dict)
+    nonfinite: dict[int, int] = field(default_factory=dict)
+    # by pool, past generations' too, so that a pool scored again replaces what it added to the sums
+    sums: dict[int, "PoolSums"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._start(Limits(global_batch=1), Cursor(), 0, 0)
+
+    def open(
+        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, seconds: float = 0.0
+    ) -> int:
+        """Begin a generation at a cursor; returns its number. Whatever came before is refused."""
+        self.generation += 1
+        self._start(limits, cursor, num_pools, step)
+        self.closed = False
+        return self.generation
+
+    def _start(self, limits: Limits, cursor: Cursor, num_pools: int, step: int) -> None:
+        self.limits = limits
+        self.num_pools = num_pools
+        self.step = step
+        self.first_step = step
+        self.oldest_unscored = cursor.low
+        self.low = cursor.low
+        self.selected: dict[int, int] = dict.fromkeys(cursor.done, 0)
+        self.reserved: dict[int, int] = {}
+        self.grants: dict[int, Grant] = {}
+        self.num_selected = 0
+        self.num_consumed = 0
+        self._advance()
+
+    def close(self, generation: int) -> None:
+        """Grant nothing more: the run ends."""
+        if generation == self.generation:
+            self.closed = True
+
+    def admit(self, generation: int, pool: int, lead: int) -> Refusal | None:
+        """Whether a reader may read a pool: not further ahead of scoring than the window."""
+        if self._refuses(generation):
+            return Refusal.CLOSED
+        window = 1 if self.limits.lockstep else self.limits.window
+        if window is None or pool < self.oldest_unscored + window + lead:
+            return None
+        return Refusal.WAIT
+
+    def grant(self, generation: int, pool: int, num_rows: int) -> Grant | Refusal:
+        """Whether a pool may be scored now, and against what."""
+        if self._refuses(generation):
+            return Refusal.CLOSED
+        if pool in self.grants and self.limits.lockstep:
+            return self.grants[pool]  # a replay: the same weights and losses, so the same rows
+        if pool not in self.selected and not self._may_score(pool):
+            return Refusal.WAIT
+        if pool not in self.selected:
+            self.reserved[pool] = num_rows
+        window = np.empty(0, np.float32) if self.ring is None else self.ring.window()
+        every = self.limits.publish_every
+        published = max(self.first_step, self.step // every * every)
+        self.grants[pool] = Grant(published, window)
+        return self.grants[pool]
+
+    def _may_score(self, pool: int) -> bool:
+        if self.limits.lockstep:
+            allowed = self.first_step + self.num_selected // self.limits.global_batch
+            return pool == self.oldest_unscored and self.step == allowed
+        if pool in self.reserved or self.limits.max_rows is None or self.limits.window is None:
+            return True
+        if pool >= self.oldest_unscored + self.limits.window:
+            return False
+        others = 0 if pool == self.oldest_unscored else sum(self.reserved.values())
+        return self.num_selected - self.num_consumed + others < self.limits.max_rows
+
+    def scored(self, generation: int, record: PoolRecord) -> None:
+        """Note what scoring a pool gave; a replay replaces what it gave before."""
+        if generation != self.generation:
+            return
+        self.reserved.pop(record.pool, None)
+        self.num_selected += record.num_selected - self.selected.get(record.pool, 0)
+        self.selected[record.pool] = record.num_selected
+        if self.ring is not None:
+            self.ring.record(record.pool, record.losses)
+        self._sum(record)
+        self._advance()
+
+    def _sum(self, record: PoolRecord) -> None:
+        totals = self.epochs.setdefault(record.epoch, Totals())
+        before = self.sums.get(record.pool, PoolSums(0, 0, 0, 0, 0.0, 0))
+        now = PoolSums(
+            record.num_rows,
+            record.num_selected,
+            record.num_correct or 0,
+            0 if record.num_correct is None else record.num_rows,
+            float(record.losses.sum(dtype=np.float64)),
+            len(record.nonfinite),
+        )
+        for name, old, new in zip(PoolSums._fields, before, now, strict=True):
+            setattr(totals, name, getattr(totals, name) + new - old)
+        self.sums[record.pool] = now
+        totals.score_seconds += record.seconds
+        for sample in record.nonfinite.tolist():
+            self.nonfinite[sample] = self.nonfinite.get(sample, 0) + 1
+        if totals.num_nonfinite > self.max_nonfinite_fraction * self.rows_per_epoch:
+            self.fail(
+                f"{totals.num_nonfinite} of {totals.num_scored} losses in epoch {record.epoch} are "
+                f"NaN or infinite, more than scoring.max_nonfinite_fraction="
+                f"{self.max_nonfinite_fraction} of an epoch; first ids: "
+                f"{list(self.nonfinite)[:10]} (all in nonfinite.json). Lower train.lr, set "
+                "train.clip_norm, or look at these rows"
+            )
+
+    def fail(self, message: str) -> None:
+        """End the run with an error that the driver raises."""
+        self.failure = self.failure or message
+        self.closed = True
+
+    def raise_failure(self) -> None:
+        """Raise what ended the run, if something did."""
+        if self.failure is not None:
+            raise NonFiniteError(self.failure)
+
+    def stepped(self, generation: int, step: int, num_consumed: int) -> None:
+        """Note that a step is done and how many rows this generation has trained in all."""
+        if generation != self.generation:
+            return
+        self.step = max(self.step, step)
+        self.num_consumed = max(self.num_consumed, num_consumed)
+
+    def cursor(self, consumed: dict[int, int]) -> Cursor:
+        """Where training stands, given the rows of each pool trained since `open`."""
+        low = self.low
+        while self._trained(low, consumed):
+            low += 1
+        later = (q for q in self.selected if q > low and self._trained(q, consumed))
+        return Cursor(low, tuple(sorted(later)))
+
+    def _trained(self, pool: int, consumed: dict[int, int]) -> bool:
+        return pool in self.selected and consumed.get(pool, 0) >= self.selected[pool]
+
+    def forget(self, low: int) -> None:
+        """Drop what is known of pools that a committed checkpoint has behind it."""
+        self.low = max(self.low, low)
+        for known in (self.selected, self.sums):
+            for pool in [q for q in known if q < self.low]:
+                del known[pool]
+
+    def _advance(self) -> None:
+        while self.oldest_unscored in self.selected:
+            self.oldest_unscored += 1
+        horizon = self.oldest_unscored - _MEMORY
+        for pool in [q for q in self.grants if q < horizon]:
+            del self.grants[pool]
+
+    def _refuses(self, generation: int) -> bool:
+        return self.closed or generation != self.generation
+
+    def progress(self) -> dict[str, Any]:
+        """What the live line shows."""
+        return {
+            "generation": self.generation,
+            "step": self.step,
+            "oldest_unscored": self.oldest_unscored,
+            "num_pools": self.num_pools,
+            "waiting_rows": self.num_selected - self.num_consumed,
+            "reserved": dict(self.reserved),
+            "failure": self.failure,
+            "epochs": {epoch: vars(totals).copy() for epoch, totals in self.epochs.items()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Losses and sums, for a checkpoint; the cursor is the trainer's to add."""
+        return {
+            "version": 1,
+            "ring": None if self.ring is None else self.ring.state_dict(),
+            "epochs": {str(epoch): vars(totals).copy() for epoch, totals in self.epochs.items()},
+            "nonfinite": {str(sample): count for sample, count in self.nonfinite.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over losses and sums of a checkpoint."""
+        if state["version"] != 1:
+            raise ValueError(f"ledger state of version {state['version']}; this raysb reads 1")
+        if self.ring is not None and state["ring"] is not None:
+            self.ring.load_state_dict(state["ring"])
+        self.epochs = {int(epoch): Totals(**sums) for epoch, sums in state["epochs"].items()}
+        self.nonfinite = {int(sample): count for sample, count in state["nonfinite"].items()}
+

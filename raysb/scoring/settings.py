@@ -1,0 +1,77 @@
+"""Settings of the scoring stage."""
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Literal
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Who scores, in what portions, and how old the weights may be.
+
+    Args:
+        num_actors: Scorers, at least 1.
+        batch_size: Rows of a pool, the unit of scoring, at least 1.
+        dtype: Precision of the scoring forward pass: float32, bfloat16 or float16.
+        max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps. 0 is
+            lockstep, deterministic for any number of scorers; `auto` takes the smallest bound that
+            does not stall; `none` only reports ages.
+        publish_every: Optimizer steps between two publications of the weights, at least 1.
+        num_cpus: CPUs that each scorer asks Ray for, at least 0.
+        num_gpus: GPUs that each scorer asks Ray for; a fraction lets scorers and workers share one.
+        max_nonfinite_fraction: Share of scored rows whose loss may be NaN or infinite before the
+            run stops, between 0 and 1.
+    """
+
+    num_actors: int = 1
+    batch_size: int = 256
+    dtype: str = "float32"
+    max_staleness_steps: int | Literal["auto"] | None = "auto"
+    publish_every: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    max_nonfinite_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("num_actors", "batch_size", "publish_every"):
+            self._check_count(name, 1)
+        for name in ("num_cpus", "num_gpus", "max_nonfinite_fraction"):
+            self._check_amount(name)
+        if self.max_nonfinite_fraction > 1:
+            raise ValueError(
+                f"scoring.max_nonfinite_fraction={self.max_nonfinite_fraction!r}: "
+                "must be between 0 and 1"
+            )
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(
+                f"scoring.num_gpus={self.num_gpus!r}: above 1, Ray gives whole GPUs only"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"scoring.dtype={self.dtype!r}: must be one of {', '.join(DTYPES)}")
+        self._check_staleness()
+
+    def _check_staleness(self) -> None:
+        if self.max_staleness_steps is None or self.max_staleness_steps == "auto":
+            return
+        self._check_count("max_staleness_steps", 0, " (lockstep), 'auto', or none")
+        if self.max_staleness_steps == 0 and self.publish_every > 1:
+            raise ValueError(
+                f"scoring.publish_every={self.publish_every}: lockstep "
+                "(scoring.max_staleness_steps=0) scores with the weights of every step, which must "
+                "be published: set scoring.publish_every=1, or allow an age"
+            )
+
+    def _check_count(self, name: str, least: int, also: str = "") -> None:
+        value = getattr(self, name)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ValueError(
+                f"scoring.{name}={value!r}: must be a whole number of at least {least}{also}"
+            )
+
+    def _check_amount(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+            raise ValueError(f"scoring.{name}={value!r}: must be a finite number of at least 0")

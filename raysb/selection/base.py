@@ -1,0 +1,78 @@
+"""What every selector has in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from raysb.history.state import VERSION, check_state
+from raysb.schema import Floats, Ids, Selection
+from raysb.seeding import Draws
+from raysb.selection.distribution import LossDistribution
+
+
+class Selector(ABC):
+    """Chooses the rows of a pool that are worth a backward pass.
+
+    Subclasses are keyword-only dataclasses of their hyperparameters, checked at construction. They
+    hold no model and draw no numbers of their own, so that the same draws give the same picks.
+
+    Attributes:
+        needs_scores: Whether pools must be scored; if not, the scoring stage is left out.
+        history: R, the losses to keep for the distribution; 0 where there is none.
+    """
+
+    needs_scores: ClassVar[bool]
+    history: int = 0
+
+    _num_offered: int = 0
+    _num_selected: int = 0
+
+    @abstractmethod
+    def select(
+        self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws
+    ) -> Selection:
+        """Choose rows of a pool.
+
+        Args:
+            ids: int64 [n].
+            scores: float32 [n], all finite; `None` where `needs_scores` is false.
+            distribution: Recent scores, those of the pool among them; `None` as above.
+            draws: Random numbers keyed by id, of the pool's epoch.
+
+        Returns:
+            Positions in the pool (ascending), probabilities and weights of the chosen rows.
+
+        Raises:
+            ValueError: A score is not finite, or there are not as many as ids.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far."""
+        return {
+            "version": VERSION,
+            "num_offered": self._num_offered,
+            "num_selected": self._num_selected,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a saved state.
+
+        Raises:
+            ValueError: The state is not one of a selector of this class.
+        """
+        check_state(type(self).__name__, state, self.state_dict().keys() - {"version"})
+        self._num_offered = int(state["num_offered"])
+        self._num_selected = int(state["num_selected"])
+
+    def metrics(self) -> dict[str, float]:
+        """Rows offered and selected since the run began, and their quotient."""
+        kept = self._num_selected / self._num_offered if self._num_offered else 0.0
+        return {
+            "num_offered": float(self._num_offered),
+            "num_selected": float(self._num_selected),
+            "kept_fraction": kept,
+        }
+
+    def _count(self, offered: int, selected: int) -> None:
+        self._num_offered += offered
+        self._num_selected += selected

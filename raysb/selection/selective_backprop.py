@@ -1,0 +1,97 @@
+"""Selective-Backprop: the larger the loss among recent losses, the likelier a backward pass."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from raysb.schema import Floats, Ids, Selection
+from raysb.seeding import Draws
+from raysb.selection.base import Selector
+from raysb.selection.distribution import TIES, LossDistribution, Ties
+
+
+@dataclass(kw_only=True)
+class SelectiveBackprop(Selector):
+    """Selects a row with a probability that grows with the rank of its loss.
+
+        P(l) = max(s, CDF_R(l) ^ beta)
+
+    CDF_R is the distribution of the last R losses, those of the row's own pool among them. Rows
+    are drawn independently, and their losses are not reweighted. For continuous losses the
+    expected fraction is that of `expected_fraction`: 1/2, 1/3, 1/4 for beta 1, 2, 3.
+
+    Args:
+        beta: Exponent, above 0; 1 keeps half of the rows, larger values keep fewer.
+        min_probability: s, the least chance of any row, in [0, 1].
+        history: R, losses in the distribution, at least 1. The 95 % error of an empirical
+            distribution is .042 at 1,024 and .019 at 5,000 (Dvoretzky, Kiefer, Wolfowitz).
+        warmup_epochs: Epochs at the start in which every row is selected while the history fills.
+        ties: "mid" ranks a loss by (#less + #equal / 2) / R; "strict" by #less / R as the original
+            code, with which data whose losses are all equal is never selected again.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    References:
+        A. Jiang, D. Wong, G. Zhou, D. Andersen, J. Dean, G. Ganger, G. Joshi, M. Kaminsky,
+        M. Kozuch, Z. Lipton, P. Pillai: Accelerating Deep Learning by Focusing on the Biggest
+        Losers, 2019. https://arxiv.org/abs/1910.00762
+    """
+
+    needs_scores: ClassVar[bool] = True
+
+    beta: float = 1.0
+    min_probability: float = 0.0
+    history: int = 1024
+    warmup_epochs: int = 0
+    ties: Ties = "mid"
+
+    def __post_init__(self) -> None:
+        _check(0 < self.beta < math.inf, "beta", self.beta, "a finite number above 0")
+        _check(0 <= self.min_probability <= 1, "min_probability", self.min_probability, "in [0, 1]")
+        _check(self.history >= 1, "history", self.history, "at least 1")
+        _check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
+        _check(self.ties in TIES, "ties", self.ties, " or ".join(map(repr, TIES)))
+
+    def select(
+        self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws
+    ) -> Selection:
+        """Choose the rows whose draw lies below their probability; scores are losses."""
+        if scores is None or len(scores) != len(ids) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"SelectiveBackprop.select: {len(ids)} ids need as many finite losses, got "
+                f"{None if scores is None else scores}; leave out the others, as select_pool does"
+            )
+        probability = np.ones(len(ids))
+        if draws.epoch >= self.warmup_epochs and len(ids):
+            if distribution is None:
+                raise ValueError("SelectiveBackprop.select(distribution=None): losses have no rank")
+            probability = self.probability(scores, distribution)
+        rows = np.flatnonzero(draws.uniform(ids) < probability)
+        self._count(len(ids), len(rows))
+        chosen = probability[rows].astype(np.float32)
+        return Selection(rows, chosen, np.ones(len(rows), np.float32))
+
+    def probability(
+        self, losses: Floats, distribution: LossDistribution
+    ) -> npt.NDArray[np.float64]:
+        """P of each loss after the warm-up. float64 [n] in [s, 1]."""
+        rank = distribution.cdf(losses, self.ties)
+        return np.maximum(self.min_probability, rank**self.beta)
+
+    def expected_fraction(self) -> float:
+        """Share of rows that is kept after the warm-up if losses are continuous and stationary.
+
+        1/(beta+1); with a floor, s u0 + (1 - u0^(beta+1))/(beta+1), where u0 = s^(1/beta).
+        """
+        floor_ends: float = self.min_probability ** (1 / self.beta)
+        above: float = (1 - floor_ends ** (self.beta + 1)) / (self.beta + 1)
+        return self.min_probability * floor_ends + above
+
+
+def _check(valid: bool, name: str, value: object, allowed: str) -> None:
+    if not valid:
+        raise ValueError(f"SelectiveBackprop({name}={value!r}): must be {allowed}")

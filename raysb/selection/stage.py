@@ -1,0 +1,90 @@
+"""One scored pool in, the rows worth a backward pass out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from raysb.schema import (
+    CORRECT,
+    ID,
+    LOSS,
+    PROBABILITY,
+    WEIGHT,
+    WEIGHTS_STEP,
+    Batch,
+    Floats,
+    Ids,
+    Selection,
+    take,
+)
+from raysb.seeding import Draws
+from raysb.selection.base import Selector
+from raysb.selection.distribution import LossDistribution
+
+
+class SelectedPool(NamedTuple):
+    """What became of a pool. Produced by `select_pool`; consumed by training and history."""
+
+    batch: Batch  # the k selected rows, with what scoring and selection know about them
+    selected: npt.NDArray[np.bool_]  # [n] over the pool
+    nonfinite_ids: Ids  # of the rows that were set aside
+
+
+def select_pool(
+    selector: Selector,
+    batch: Batch,
+    losses: Floats | None,
+    *,
+    correct: npt.NDArray[np.uint8] | None = None,
+    window: Floats,
+    draws: Draws,
+    weights_step: int,
+) -> SelectedPool:
+    """Select rows of a pool.
+
+    Rows whose loss is not finite are set aside: never selected, not even in warm-up epochs, and
+    never ranked against.
+
+    Args:
+        selector: Chooses among the rows with finite losses.
+        batch: The pool's n rows; `id` is among the columns.
+        losses: float32 [n]; `None` for a selector that needs no scores.
+        correct: uint8 [n] where the task has a right answer.
+        window: float32 [<=R], the losses of the run before this pool, in pool order.
+        draws: Random numbers of the pool's epoch.
+        weights_step: Optimizer steps behind the weights that scored the pool.
+
+    Returns:
+        The selected rows with `weights_step`, `probability`, `weight` and, where they are given,
+        `loss` and `correct`; which rows these are; the ids set aside.
+
+    Raises:
+        ValueError: The selector needs losses and there are none, or not as many as rows.
+    """
+    ids = batch[ID].astype(np.int64, copy=False)
+    if losses is None:
+        if selector.needs_scores:
+            raise ValueError(f"select_pool(losses=None): {selector} ranks losses; score the pool")
+        finite = np.arange(len(ids))
+        selection = selector.select(ids, None, None, draws)
+    else:
+        if len(losses) != len(ids):
+            raise ValueError(f"select_pool: {len(losses)} losses for {len(ids)} rows")
+        finite = np.flatnonzero(np.isfinite(losses))
+        selection = _select(selector, ids[finite], losses[finite], window, draws)
+    rows = finite[selection.indices]
+    columns: Batch = {} if losses is None else {LOSS: losses[rows].astype(np.float32, copy=False)}
+    columns |= {} if correct is None else {CORRECT: correct[rows].astype(np.uint8, copy=False)}
+    columns[WEIGHTS_STEP] = np.full(len(rows), weights_step, np.int64)
+    columns |= {PROBABILITY: selection.probability, WEIGHT: selection.weight}
+    selected = np.zeros(len(ids), np.bool_)
+    selected[rows] = True
+    return SelectedPool(take(batch, rows) | columns, selected, np.delete(ids, finite))
+
+
+def _select(
+    selector: Selector, ids: Ids, losses: Floats, window: Floats, draws: Draws
+) -> Selection:
+    merged = LossDistribution.merged(window, losses, selector.history or len(losses))
+    return selector.select(ids, losses, merged, draws)

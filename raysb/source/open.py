@@ -1,0 +1,245 @@
+"""From settings, or objects given in Python, to the rows of a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysb.errors import DataError
+from raysb.schema import ID, Source, take
+from raysb.source.arrays import ArraySource, as_array
+from raysb.source.demo import DEMOS, held_out
+from raysb.source.formats import SAMPLE, decode_columns, find_formats
+from raysb.source.normalise import image_columns, measure
+from raysb.source.parquet import ParquetSource
+from raysb.source.settings import Data
+from raysb.source.split import Part
+from raysb.source.table import Table, check_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The rows of a run and what is known about them.
+
+    Args:
+        train: Rows to train on.
+        eval: Rows to test on; None without a test set.
+        num_classes: 1 + the largest label, or the number asked for; None where the target is not
+            one integer a row.
+        shapes: Shape of one row of each input and of the target; images are (H, W, C).
+        mean: Mean per channel of pixels in [0, 1], given or measured; None without images.
+        std: Standard deviation per channel, likewise.
+    """
+
+    train: Source
+    eval: Source | None
+    num_classes: int | None
+    shapes: Mapping[str, tuple[int, ...]]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def open_sources(
+    data: Data,
+    *,
+    seed: int,
+    train: Any = None,
+    test: Any = None,
+    num_classes: int | None = None,
+) -> Sources:
+    """Open the training and the test set and check that they fit each other.
+
+    Args:
+        data: Settings.
+        seed: The run's seed; it decides the orders, never which rows are held out.
+        train: In place of `data.train`: paths, a dict of arrays, a tuple (inputs, target), a
+            `ray.data.Dataset`, or any object with the `Source` protocol.
+        test: In place of `data.test`, likewise.
+        num_classes: Classes that the model tells apart, where that is given.
+
+    Raises:
+        FileNotFoundError: A path matches nothing.
+        ImportError: A demo set or a picture needs a package that is not installed.
+        TypeError: An object is nothing that rows can be read from.
+        DataError: Rows cannot be used, labels are outside the classes, the sets do not match.
+        ValueError: `data.mean` has another number of channels than the images.
+    """
+    tested = data.test if test is None else test
+    rows = _open(data.train if train is None else train, data, seed, "data.train")
+    rows, held = _split(rows, data, tested is not None)
+    if tested is not None:
+        held = _open(tested, data, seed, "data.test")
+        held = held.part(test=True) if isinstance(held, _Demo) else held
+    if isinstance(rows, _Demo):
+        rows = rows.part(test=False)
+    shapes = _shapes(rows, data, "data.train")
+    if held is not None:
+        _check_same(shapes, _shapes(held, data, "data.test"))
+    num_classes = _check_labels(rows, data, num_classes, "data.train")
+    if held is not None:
+        _check_labels(held, data, num_classes, "data.test")
+    mean, std = _normalisation(rows, data)
+    return Sources(
+        train=rows, eval=held, num_classes=num_classes, shapes=shapes, mean=mean, std=std
+    )
+
+
+class _Demo(ArraySource):
+    """A demo set, which knows its own test rows."""
+
+    def part(self, *, test: bool) -> ArraySource:
+        mask = held_out(self.ids, self.columns["label"].astype(np.int64)) == test
+        return ArraySource(take(self.columns, mask), seed=self._seed)
+
+
+def _open(given: Any, data: Data, seed: int, key: str) -> Any:
+    """A source of whatever was given."""
+    if isinstance(given, str) and given in DEMOS:
+        columns = DEMOS[given]()
+        _check_wanted(columns, data, f"{key}={given}")
+        return _Demo(_decoded(columns, data), seed=seed)
+    if _is_paths(given):
+        try:
+            return ParquetSource(given, data=data, seed=seed)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{key}={given!r}: {error} Name a file, folder or glob of parquet, or a demo set: "
+                f"{', '.join(DEMOS)}."
+            ) from error
+    if isinstance(given, tuple) and len(given) == 2 and data.target is not None:
+        given = {data.inputs[0]: given[0], data.target: given[1]}
+    if isinstance(given, Mapping):
+        columns = {name: as_array(name, column) for name, column in given.items()}
+        _check_wanted(columns, data, f"{key} with the columns {', '.join(columns)}")
+        return ArraySource(_decoded(columns, data), seed=seed, id_column=data.id)
+    if type(given).__module__.startswith("ray.data"):
+        from raysb.source.dataset import DatasetSource  # the only source that needs Ray
+
+        return DatasetSource(given, data=data, seed=seed)
+    if callable(getattr(given, "read", None)) and hasattr(given, "num_rows"):
+        if given.num_rows < 1:
+            raise DataError(f"{key}: {given!r} has no rows; nothing could be trained.")
+        return given
+    raise TypeError(
+        f"{key}={type(given).__name__}: rows cannot be read from this. Give a path, a dict of "
+        "arrays, a tuple (inputs, target), a ray.data.Dataset, or an object with `num_rows` and "
+        "`read(epoch, start, stop)`."
+    )
+
+
+def _is_paths(given: Any) -> bool:
+    several = isinstance(given, list | tuple) and len(given) > 0
+    return isinstance(given, str | Path) or (
+        several and all(isinstance(path, str | Path) for path in given)
+    )
+
+
+def _check_wanted(columns: Mapping[str, Any], data: Data, where: str) -> None:
+    named = [name for name in (data.target, data.id) if name is not None]
+    check_columns([*data.inputs, *named], list(columns), where)
+
+
+def _decoded(columns: dict[str, Any], data: Data) -> dict[str, Any]:
+    """Columns whose pictures are uint8 [n, H, W, C]: in memory they are decoded once, at once."""
+    if any(len(columns[name]) == 0 for name in data.inputs):
+        return columns  # ArraySource says what is wrong
+    formats = find_formats(
+        {name: columns[name][:SAMPLE] for name in data.inputs},
+        inputs=data.inputs,
+        image_size=data.image_size,
+        place=_row,
+    )
+    return decode_columns(columns, formats, _row)
+
+
+def _row(row: int) -> str:
+    return f"row {row}"
+
+
+def _split(rows: Any, data: Data, has_test: bool) -> tuple[Any, Any]:
+    """Hold rows out where there is no test set."""
+    if has_test:
+        return rows, None
+    if data.test_fraction > 0:
+        if not hasattr(rows, "restrict"):
+            raise TypeError(
+                f"data.test_fraction={data.test_fraction}: {type(rows).__name__} cannot be split "
+                "by id, because it has no `restrict`. Give a test set of its own."
+            )
+        return _restrict(rows, data, held_out=False), _restrict(rows, data, held_out=True)
+    return rows, rows.part(test=True) if isinstance(rows, _Demo) else None
+
+
+def _restrict(rows: Table, data: Data, *, held_out: bool) -> Table:
+    fraction = data.test_fraction
+    try:
+        return rows.restrict(Part(fraction=fraction, held_out=held_out))
+    except DataError as error:
+        side = "test" if held_out else "train"
+        raise DataError(
+            f"data.test_fraction={fraction}: of {rows.num_rows} rows none is left for the {side} "
+            "set. Choose a fraction that leaves rows on both sides, or name data.test."
+        ) from error
+
+
+def _shapes(rows: Source, data: Data, key: str) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each column that is used; reads the first row."""
+    first = rows.read(None, 0, 1)
+    wanted = [*data.inputs] if data.target is None else [*data.inputs, data.target]
+    check_columns([*wanted, ID], list(first), key)
+    if data.target is not None:
+        target = first[data.target]
+        if target.dtype.kind in "USM" or isinstance(target.flat[0], str | bytes):
+            raise DataError(
+                f"{key}: the target {data.target!r} holds {target.flat[0]!r}, which is no number. "
+                "Labels must be integers from 0: number the classes."
+            )
+    return {name: first[name].shape[1:] for name in wanted}
+
+
+def _check_same(train: dict[str, tuple[int, ...]], test: dict[str, tuple[int, ...]]) -> None:
+    for name, shape in train.items():
+        if test[name] != shape:
+            raise DataError(
+                f"data.test: rows of the column {name!r} have shape {list(test[name])}, those of "
+                f"data.train {list(shape)}; one model cannot take both. Set data.image_size="
+                "[height, width, channels] if they are encoded images, else bring them into one "
+                "shape."
+            )
+
+
+def _check_labels(rows: Any, data: Data, num_classes: int | None, key: str) -> int | None:
+    """Number of classes; None where it is unknown and not asked for, or there are no classes."""
+    bounds = None
+    if data.target is not None and hasattr(rows, "label_bounds"):
+        bounds = rows.label_bounds(data.target)
+    if bounds is None:
+        return num_classes
+    low, high = bounds
+    classes = high + 1 if num_classes is None else num_classes
+    for value in (low, high):
+        if not 0 <= value < classes:
+            raise DataError(
+                f"{key}: {rows.find(data.target, value)}: the label {value} in the column "
+                f"{data.target!r} is outside the classes 0 to {classes - 1}. Correct the label, or "
+                "set model.num_classes."
+            )
+    return classes
+
+
+def _normalisation(
+    rows: Source, data: Data
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation as given or measured."""
+    if data.mean is None or data.std is None:
+        return measure(rows, data.inputs) or (None, None)
+    first = rows.read(None, 0, 1)
+    for name in image_columns(first, data.inputs):
+        if first[name].shape[3] != len(data.mean):
+            raise ValueError(
+                f"data.mean={list(data.mean)!r}: {len(data.mean)} numbers for the "
+                f"{first[name].shape[3]} channels of the column {name!r}. Give one per channel."
+            )
+    return data.mean, data.std

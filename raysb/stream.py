@@ -1,0 +1,175 @@
+"""A stream of selected rows for one's own training loop on Ray Train.
+
+    stream = SelectiveStream("data/*.parquet", model=build_model, loss=per_sample, selector=...)
+    trainer = TorchTrainer(loop, scaling_config=..., **stream.trainer_kwargs())
+
+and in `loop`: `stream = raysb.get_stream("train")`, `for batch in stream.iter_batches(...)`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+import ray.train
+from torch import nn
+
+from raysb.board import Board
+from raysb.cluster import check_resources
+from raysb.history.ring import LossRing
+from raysb.history.settings import History
+from raysb.history.shards import LossHistory
+from raysb.schema import Batch, Source
+from raysb.scoring.ledger import Ledger
+from raysb.scoring.ledger_actor import LedgerClient
+from raysb.scoring.settings import Scoring
+from raysb.selection import SelectiveBackprop, Selector
+from raysb.source.augment import augment
+from raysb.source.dataset import share
+from raysb.source.open import open_sources
+from raysb.source.settings import Data
+from raysb.task import Forward, PerSampleLoss, Task, inputs
+from raysb.training.spec import StreamSpec
+from raysb.training.stream import READER_CPUS, StreamHandle
+
+
+class SelectiveStream:
+    """Rows that are worth a backward pass, for any Ray Train loop.
+
+    Args:
+        rows: Parquet files (path, folder, glob or URI), arrays by column, a `ray.data.Dataset`, or
+            any `Source`.
+        model: `() -> nn.Module`; scorers build their copies with it.
+        loss: `(outputs, batch) -> [B]`.
+        forward: `(model, batch) -> outputs`; by default the model is called with `data.inputs`.
+        selector: Which rows to keep.
+        scoring: Number, size and precision of the scorers, and how old a score may be.
+        history: Shards of what is known per sample.
+        data: Columns, image size, augmentation, readers.
+        correct: `(outputs, batch) -> bool [B]`, where the loss has no such method.
+        extra: Further columns that scoring is to add.
+        collate: Pads a batch just before the forward pass, in scorer and worker.
+        step: Training loss where it is not that of the scorers; see `Task`.
+        seed: Of order, augmentation, draws and initial weights.
+        name: Under which the loop finds the stream.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        *,
+        model: Callable[[], nn.Module],
+        loss: PerSampleLoss,
+        forward: Forward | None = None,
+        selector: Selector | None = None,
+        scoring: Scoring | None = None,
+        history: History | None = None,
+        data: Data | None = None,
+        correct: Callable[..., Any] | None = None,
+        extra: Mapping[str, Callable[..., Any]] | None = None,
+        collate: Callable[[Batch], Batch] | None = None,
+        step: Callable[..., Any] | None = None,
+        seed: int = 0,
+        name: str = "train",
+    ) -> None:
+        data = data or Data()
+        sources = open_sources(data, seed=seed, train=rows)
+        task = Task(
+            model=model,
+            forward=forward or inputs(*data.inputs, mean=sources.mean, std=sources.std),
+            loss=loss,
+            correct=correct,
+            extra=extra or {},
+            collate=collate,
+            step=step,
+        )
+        self.spec = StreamSpec(
+            source=sources.train,
+            task=task,
+            selector=selector or SelectiveBackprop(),
+            scoring=scoring or Scoring(),
+            augmentation=augment(data.augment),
+            inputs=data.inputs,
+            num_readers=data.num_readers,
+            seed=seed,
+            name=name,
+        )
+        self._history = history or History()
+        self._handle: StreamHandle | None = None
+
+    def start(self) -> StreamHandle:
+        """Start the stream's actors, once; Ray must be running."""
+        if self._handle is None:
+            self._handle = start_stream(self.spec, self._history)
+        return self._handle
+
+    def trainer_kwargs(self, *others: "SelectiveStream") -> dict[str, Any]:
+        """Keyword arguments that give a `TorchTrainer` this stream and others beside it.
+
+        Raises:
+            ValueError: Two streams have the same name.
+        """
+        streams = {stream.spec.name: stream for stream in (self, *others)}
+        if len(streams) <= len(others):
+            raise ValueError(
+                f"trainer_kwargs: {1 + len(others)} streams with the names {sorted(streams)}; "
+                "give each its own name=..., by which the loop finds it"
+            )
+        check_resources(
+            {f"{n}: {k}": v for n, s in streams.items() for k, v in stream_needs(s.spec).items()},
+            available=ray.cluster_resources(),
+        )
+        handles = {name: stream.start() for name, stream in streams.items()}
+        return {
+            "datasets": {name: (lambda h=handle: h) for name, handle in handles.items()},
+            "dataset_config": StreamDataConfig(),
+        }
+
+
+class StreamDataConfig(ray.train.DataConfig):
+    """Hands streams to the workers as they are, and data sets as Ray does."""
+
+    def configure(  # type: ignore[override]
+        self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """See `ray.train.DataConfig.configure`."""
+        streams = {k: v for k, v in datasets.items() if isinstance(v, StreamHandle)}
+        rest = {k: v for k, v in datasets.items() if k not in streams}
+        shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
+        if rest:
+            shards = list(super().configure(rest, world_size, *args, **kwargs))
+        return [{**shard, **streams} for shard in shards]
+
+
+def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
+    """Start ledger, board and history of a stream."""
+    shared = StreamSpec(**{**vars(spec), "source": share(spec.source)})
+    ledger = Ledger(
+        ring=LossRing(spec.selector.history) if spec.scored else None,
+        rows_per_epoch=spec.source.num_rows,
+        max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
+    )
+    table = LossHistory.start(history.num_shards, spec.source.num_rows) if spec.scored else None
+    return StreamHandle(
+        spec=[ray.put(shared)],
+        name=spec.name,
+        ledger=LedgerClient.start(ledger),
+        board=Board.start(),
+        history=table,
+    )
+
+
+def stream_needs(spec: StreamSpec) -> dict[str, tuple[float, float]]:
+    """CPUs and GPUs that a stream's readers and scorers ask for, by flag."""
+    scoring = spec.scoring
+    needs = {"data.num_readers": (READER_CPUS * spec.num_readers, 0.0)}
+    if spec.scored:
+        needs["scoring.num_actors x scoring.num_cpus"] = (
+            scoring.num_actors * scoring.num_cpus,
+            scoring.num_actors * scoring.num_gpus,
+        )
+    return needs
+
+
+def held_out(source: Source | None) -> Source | None:
+    """Rows for evaluation, shared so that every worker maps them instead of copying."""
+    return None if source is None else share(source)

@@ -1,0 +1,145 @@
+"""Selective training in one call: the pipeline of the README's picture.
+
+    trainer = raysb.SelectiveTrainer(model=build_model, loss=raysb.losses.cross_entropy("label"),
+                                     datasets={"train": "train/*.parquet", "eval": "test.parquet"})
+    result = trainer.fit()
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from raysb.history.settings import History
+from raysb.job import Silent, TrainingJob, Watcher
+from raysb.local import fit_locally
+from raysb.schema import Batch
+from raysb.scoring.settings import Scoring
+from raysb.selection import SelectiveBackprop, Selector
+from raysb.source.augment import augment
+from raysb.source.open import open_sources
+from raysb.source.settings import Data
+from raysb.task import Forward, PerSampleLoss, Task, inputs
+from raysb.training.check import check_first_rows
+from raysb.training.settings import Evaluation, Training
+from raysb.training.spec import StreamSpec
+
+
+class SelectiveTrainer:
+    """Scores every row, trains on those that are worth a backward pass.
+
+    Args:
+        model: `() -> nn.Module`, a function that every process can call.
+        loss: `(outputs, batch) -> float [B]`, e.g. `raysb.losses.cross_entropy("label")`.
+        datasets: `"train"` and, to evaluate, `"eval"`: parquet (path, folder, glob, URI), arrays by
+            column, a `ray.data.Dataset`, or any `Source`.
+        forward: `(model, batch) -> outputs`; by default the model is called with `data.inputs`.
+        selector: Which rows to keep; default `SelectiveBackprop()`.
+        optimizer: Class, partial of one, or `(model) -> Optimizer`; default: `training.optimizer`.
+        training: Epochs, batch size, schedule, limits.
+        evaluation: How often to evaluate.
+        scoring: Number, size and precision of the scorers, and how old a score may be.
+        history: Shards of what is known per sample.
+        data: Columns, image size, augmentation, readers.
+        correct: `(outputs, batch) -> bool [B]`, where the loss has no such method.
+        extra: Further columns that scoring is to add.
+        collate: Pads a batch just before the forward pass, in scorer and worker.
+        step: `(model, batch) -> [B]` or dict of named terms, where the training loss is not the
+            scorers'.
+        scaling_config: Ray's; default: `training.num_workers` workers, a GPU each where there are.
+        run_config: Ray's; `storage_path` and `name` give the run directory.
+        engine: `"ray"`, or `"local"` for one process without Ray.
+        seed: Of order, augmentation, draws and initial weights.
+        watcher: Is told of phases and metrics.
+        verbose: Leave Ray's own output on.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Callable[[], nn.Module],
+        loss: PerSampleLoss,
+        datasets: Mapping[str, Any],
+        forward: Forward | None = None,
+        selector: Selector | None = None,
+        optimizer: Any = None,
+        training: Training | None = None,
+        evaluation: Evaluation | None = None,
+        scoring: Scoring | None = None,
+        history: History | None = None,
+        data: Data | None = None,
+        correct: Callable[..., Any] | None = None,
+        extra: Mapping[str, Callable[..., Any]] | None = None,
+        collate: Callable[[Batch], Batch] | None = None,
+        step: Callable[..., Any] | None = None,
+        scaling_config: Any = None,
+        run_config: Any = None,
+        engine: str = "ray",
+        seed: int = 0,
+        watcher: Watcher | None = None,
+        verbose: bool = False,
+    ) -> None:
+        if engine not in ("ray", "local"):
+            raise ValueError(f"SelectiveTrainer(engine={engine!r}): must be 'ray' or 'local'")
+        unknown = sorted(set(datasets) - {"train", "eval"})
+        if "train" not in datasets or unknown:
+            raise ValueError(
+                f"SelectiveTrainer(datasets={sorted(datasets)}): 'train' is needed, 'eval' may be "
+                "given, and nothing else is known"
+            )
+        data = data or Data()
+        sources = open_sources(data, seed=seed, train=datasets["train"], test=datasets.get("eval"))
+        training = training or Training()
+        spec = StreamSpec(
+            source=sources.train,
+            task=Task(
+                model=model,
+                forward=forward or inputs(*data.inputs, mean=sources.mean, std=sources.std),
+                loss=loss,
+                correct=correct,
+                extra=extra or {},
+                collate=collate,
+                step=step,
+            ),
+            selector=selector or SelectiveBackprop(),
+            scoring=scoring or Scoring(),
+            augmentation=augment(data.augment),
+            inputs=data.inputs,
+            num_readers=data.num_readers,
+            seed=seed,
+        )
+        check_first_rows(spec, training, optimizer)
+        self.engine = engine
+        self._scaling_config = scaling_config
+        self._run_config = run_config
+        self.job = TrainingJob(
+            spec=spec,
+            training=training,
+            evaluation=evaluation or Evaluation(),
+            history=history or History(),
+            held_out=sources.eval,
+            optimizer=optimizer,
+            directory=_directory(run_config),
+            watcher=watcher or Silent(),
+            verbose=verbose,
+        )
+
+    def fit(self) -> Any:
+        """Train; returns `ray.train.Result`, or `LocalResult` for the local engine.
+
+        Raises:
+            RaysbError: The data, the model or the resources do not allow the run.
+        """
+        if self.engine == "local":
+            return fit_locally(self.job)
+        from raysb.ray_engine import fit_on_ray
+
+        return fit_on_ray(self.job, self._scaling_config, self._run_config)
+
+
+def _directory(run_config: Any) -> Path | None:
+    """Where Ray would put the run, if it was told."""
+    if run_config is None or run_config.storage_path is None or run_config.name is None:
+        return None
+    return Path(run_config.storage_path) / run_config.name

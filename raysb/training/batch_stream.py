@@ -1,0 +1,318 @@
+"""The worker's end of the stream: batches of exactly B rows, counted, agreed and put in turn.
+
+What the local engine and the Ray worker have in common; they differ in where rows come from
+(`_blocks`) and in who is told that a step is done (`_publish`).
+"""
+
+import abc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysb.errors import ModelError, StreamOrderError
+from raysb.schema import ID, LOSS, POOL, WEIGHT, WEIGHTS_STEP, Batch, num_rows, take
+from raysb.scoring.forward import score
+from raysb.scoring.ledger import Cursor
+from raysb.selection.batcher import Batcher
+from raysb.source.plan import PoolPlan
+from raysb.task import TensorBatch
+from raysb.training.exchange import Exchange
+from raysb.training.spec import StreamSpec, with_weights
+
+LARGEST_DIFFERENCE = 1e-4  # between the scorer's and the worker's loss of one row, in fp32
+_NEVER = float(2**62)
+
+
+class BatchStream(abc.ABC):
+    """Iterate over selected rows; tell the scorers of every step.
+
+    Args:
+        spec: What is read, scored, selected and trained.
+        device: Where the batches' tensors go.
+        check_first_batch: Compare the scorer's losses with the worker's before the first step.
+        on_step: Called with (step, rank, batch of this rank) after every step, for the audit.
+
+    Attributes:
+        num_steps: Optimizer steps done, those before a checkpoint included.
+        num_backpropped: Rows trained by all workers.
+        num_scored: Rows scored up to the newest row trained.
+        epoch: Oldest epoch that some worker has yet to finish.
+        fraction: Share of all pools that lie behind the newest row trained, in [0, 1].
+        wait_seconds: Time this worker has waited for rows.
+        max_age: Largest age of a trained row, in steps.
+    """
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        *,
+        device: torch.device | str = "cpu",
+        check_first_batch: bool = True,
+        on_step: Callable[[int, int, Batch], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.task = spec.task
+        self.device = torch.device(device)
+        self.exchange = Exchange(alone=True)
+        self.num_steps = self.num_backpropped = self.num_scored = self.epoch = 0
+        self.fraction = self.wait_seconds = 0.0
+        self.max_age = 0
+        self.age_sum = 0
+        self.consumed: dict[int, int] = {}
+        self.cursor = Cursor()
+        self.plan: PoolPlan | None = None
+        self._check = check_first_batch and spec.scored
+        self._on_step = on_step
+        self._turn = "next"
+        self._loss_sum: Any = 0.0
+        self._loss_rows = 0
+
+    # --- what the engines differ in ------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _open(self, batch_size: int, epochs: int, model: nn.Module | None) -> PoolPlan:
+        """Start the flow of rows at the cursor."""
+
+    @abc.abstractmethod
+    def _blocks(self) -> Iterator[Batch]:
+        """Selected rows in the order of the pools, in blocks of any size."""
+
+    @abc.abstractmethod
+    def _publish(self, model: nn.Module) -> None:
+        """Tell whoever scores that a step is done."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """End the flow of rows."""
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def iter_batches(
+        self,
+        *,
+        batch_size: int,
+        epochs: int,
+        model: nn.Module | None = None,
+        max_steps: int | None = None,
+        max_backprops: int | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[TensorBatch]:
+        """Batches of exactly `batch_size` rows on the device, until the epochs are over.
+
+        Every worker gets equally many. Rows of weight 0 pad the last ones; they come from the same
+        columns, so shapes are constant. Call `reduce` and `step` once for each batch.
+
+        Args:
+            batch_size: Rows per worker and step, B.
+            epochs: Passes over the data.
+            model: The module that is trained. Its weights score the first pools, and its losses
+                are compared with the scorers'; without it scorers start from the builder's own.
+            max_steps: End after this many steps in all.
+            max_backprops: End after exactly this many rows trained by all workers.
+            stop: Asked by worker 0 before each step; True ends the run for all.
+        """
+        module = None if model is None else unwrap(model)
+        self._batch_size = batch_size
+        self.plan = self._open(batch_size, epochs, module)
+        self.epoch = self.plan.epoch_of(self.cursor.low)
+        rows = self._batches(batch_size)
+        try:
+            while max_steps is None or self.num_steps < max_steps:
+                batch = self._agree(next(rows), max_backprops, stop)
+                if batch is None:
+                    break
+                if self._check and module is not None:
+                    self._compare(module, batch)
+                self._batch, self._turn = batch, "reduce"
+                yield self.task.tensors(batch, self.device)
+                if self._turn != "next":
+                    raise StreamOrderError(
+                        f"the next batch was asked for before stream.{self._turn}(...): call "
+                        "reduce and step once for each batch, else the other workers wait for ever"
+                    )
+        finally:
+            self._close()
+
+    def _batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Batches of B rows with their true row count; padded ones for ever after the end."""
+        batcher = Batcher(batch_size)
+        blocks = self._blocks()
+        while True:
+            start = time.perf_counter()
+            while (full := batcher.pop()) is None:
+                block = next(blocks, None)
+                if block is None:
+                    break
+                if num_rows(block):
+                    batcher.push(block)
+            self.wait_seconds += time.perf_counter() - start
+            if full is None:
+                break
+            yield full, batch_size
+        while True:
+            yield batcher.flush() if batcher.seen else ({}, 0)
+
+    def _agree(
+        self,
+        mine: tuple[Batch, int],
+        max_backprops: int | None,
+        stop: Callable[[], bool] | None,
+    ) -> Batch | None:
+        """Decide with the other workers what this step is; `None` ends the run."""
+        batch, rows = mine
+        plan = self._plan()
+        halt = self.exchange.rank == 0 and stop is not None and stop()
+        pools = batch[POOL][:rows] if rows else None
+        everyone = self.exchange.gather(
+            np.array(
+                [
+                    rows,
+                    float(halt),
+                    _NEVER if pools is None else plan.epoch_of(int(pools[0])),
+                    -1 if pools is None else int(pools[-1]),
+                ],
+                np.float64,
+            )
+        )
+        counts = everyone[:, 0].astype(np.int64)
+        room = _NEVER if max_backprops is None else max_backprops - self.num_backpropped
+        if counts.sum() == 0:
+            self.epoch, self.fraction = plan.epochs, 1.0
+            self.num_scored = plan.rows_before(plan.num_pools) if self.spec.scored else 0
+            return None
+        if everyone[:, 1].any() or room <= 0:
+            return None
+        self._global_rows = int(min(counts.sum(), room))
+        before = int(counts[: self.exchange.rank].sum())
+        self._rows = int(np.clip(self._global_rows - before, 0, rows))
+        self.epoch = int(everyone[:, 2].min())
+        newest = int(everyone[:, 3].max()) + 1
+        self.num_scored = plan.rows_before(newest) if self.spec.scored else 0
+        self.fraction = newest / plan.num_pools
+        return self._pad(batch)
+
+    def _pad(self, batch: Batch) -> Batch:
+        """Weight 0 for what lies past this worker's share of the last step."""
+        if not batch:  # others have rows and this worker never had one
+            batch, _ = Batcher(self._batch_size).flush(template=self._template())
+        weight = batch[WEIGHT].copy()
+        weight[self._rows :] = 0
+        return {**batch, WEIGHT: weight}
+
+    def _template(self) -> Batch:
+        """One row with all columns, to make a batch of padding from."""
+        row = with_weights(take(self.spec.read(self._plan(), 0), slice(0, 1)))
+        if self.spec.scored:
+            row |= {LOSS: np.zeros(1, np.float32), WEIGHTS_STEP: np.zeros(1, np.int64)}
+        return row
+
+    # --- what the user calls for each batch ------------------------------------------------------
+
+    def reduce(self, losses: torch.Tensor, batch: TensorBatch) -> torch.Tensor:
+        """The scalar to differentiate: sum(w l) * world / rows of all workers.
+
+        Its gradient, averaged over workers as DDP does, is that of the mean over the rows of all
+        workers, whatever the split; importance weights stay unbiased, since nothing divides by
+        their sum.
+
+        Args:
+            losses: One per row, [B].
+            batch: The batch as yielded.
+
+        Raises:
+            StreamOrderError: Called twice for a batch.
+        """
+        if self._turn != "reduce":
+            raise StreamOrderError(
+                f"stream.reduce was called when stream.{self._turn} was due: call reduce once, "
+                "then step once, for each batch"
+            )
+        self._turn = "step"
+        weight = batch[WEIGHT].to(losses.dtype)
+        weighted = torch.where(weight > 0, losses * weight, torch.zeros_like(losses)).sum()
+        self._loss_sum = self._loss_sum + weighted.detach()
+        self._loss_rows += self._rows
+        return weighted * (self.exchange.world_size / self._global_rows)
+
+    def step(self, model: nn.Module) -> None:
+        """Count an optimizer step, and publish the weights when they are due.
+
+        Raises:
+            StreamOrderError: Called before `reduce`.
+        """
+        if self._turn != "step":
+            raise StreamOrderError(
+                f"stream.step was called when stream.{self._turn} was due: call reduce once, "
+                "then step once, for each batch"
+            )
+        self._turn = "next"
+        mine = {name: column[: self._rows] for name, column in self._batch.items()}
+        for pool, count in zip(*np.unique(mine[POOL], return_counts=True), strict=True):
+            self.consumed[int(pool)] = self.consumed.get(int(pool), 0) + int(count)
+        if WEIGHTS_STEP in mine and self._rows:
+            ages = self.num_steps - mine[WEIGHTS_STEP]
+            self.max_age = max(self.max_age, int(ages.max()))
+            self.age_sum += int(ages.sum())
+        self.num_backpropped += self._global_rows
+        self.num_steps += 1
+        if self._on_step is not None:
+            self._on_step(self.num_steps, self.exchange.rank, mine)
+        self._publish(unwrap(model))
+
+    def take_train_loss(self) -> tuple[float, int]:
+        """Sum of w l and rows of this worker since the last call."""
+        total, rows = float(self._loss_sum), self._loss_rows
+        self._loss_sum, self._loss_rows = 0.0, 0
+        return total, rows
+
+    # --- state ---------------------------------------------------------------------------------
+
+    def all_consumed(self) -> dict[int, int]:
+        """Rows of each pool trained by all workers since the start. Collective."""
+        total: dict[int, int] = {}
+        for one in self.exchange.gather_objects(self.consumed):
+            for pool, count in one.items():
+                total[pool] = total.get(pool, 0) + count
+        return total
+
+    def _plan(self) -> PoolPlan:
+        if self.plan is None:
+            raise StreamOrderError("the stream has not been started: iterate over iter_batches()")
+        return self.plan
+
+    def _compare(self, model: nn.Module, batch: Batch) -> None:
+        """The scorer's loss must be the worker's, as long as both have the same weights."""
+        self._check = False
+        fresh = batch[WEIGHTS_STEP][: self._rows] == self.num_steps
+        if not fresh.any():
+            return
+        rows = np.flatnonzero(fresh)
+        mine = score(self.task, model, {k: v[rows] for k, v in batch.items()}).losses
+        theirs = batch[LOSS][rows]
+        worst = int(np.argmax(np.abs(mine - theirs)))
+        tolerance = LARGEST_DIFFERENCE * max(1.0, abs(float(mine[worst]))) * self._slack()
+        if abs(float(mine[worst] - theirs[worst])) > tolerance:
+            raise ModelError(
+                f"the scorer's loss of id {int(batch[ID][rows][worst])} is {theirs[worst]:.6g}, the "
+                f"worker's {mine[worst]:.6g} at the same weights: selection would rank something "
+                "else than what is trained. Likely reasons: the model's builder draws weights that "
+                "the run's seed does not fix and that are frozen, forward normalises differently in "
+                "one process, or the loss depends on the other rows of its batch"
+            )
+
+    def _slack(self) -> float:
+        """Factor on the tolerance of the first batch's check, for scores of low precision."""
+        return 1.0
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, or the module itself."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        inner: nn.Module = model.module
+        return inner
+    return model
+

@@ -1,0 +1,35 @@
+"""What can be known before a run: one small batch through reading, model, loss and optimizer."""
+
+import warnings
+from typing import Any
+
+from raysb.nn.norm import has_batch_statistics
+from raysb.optim.registry import build_optimizer
+from raysb.schema import take
+from raysb.scoring.forward import score
+from raysb.training.settings import Training
+from raysb.training.spec import StreamSpec
+
+ROWS = 8
+
+
+def check_first_rows(spec: StreamSpec, training: Training, optimizer: Any = None) -> None:
+    """Score a few rows in this process, and build the optimizer.
+
+    Raises:
+        DataError: The rows cannot be read or decoded.
+        ModelError: The model does not accept them, or the loss is not one per sample.
+        ValueError: The optimizer does not take its arguments.
+    """
+    plan = spec.plan(training.batch_size, training.epochs)
+    model = spec.task.build(spec.seed)
+    score(spec.task, model, take(spec.read(plan, 0), slice(0, ROWS)))
+    build_optimizer(model, training, optimizer)
+    moving = has_batch_statistics(model)
+    if moving and spec.scored:
+        warnings.warn(
+            f"the model has batch statistics ({moving[0]} and {len(moving) - 1} more): selected "
+            "rows are not a sample of the data, so their statistics are biased, and a score "
+            "depends on which rows were selected. Group norm has none: model.norm=group",
+            stacklevel=3,
+        )

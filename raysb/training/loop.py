@@ -1,0 +1,185 @@
+"""The training loop: the same for the local engine and for every Ray Train worker.
+
+What happens when - evaluations, checkpoints, the end - follows from numbers that all workers share,
+so all do it at the same step.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raysb.training.batch_stream import BatchStream
+from raysb.training.learner import Learner
+from raysb.training.schedule import Budget
+from raysb.training.settings import Evaluation, Training
+
+LINE_EVERY_S = 1.0  # between two `train` lines of metrics.jsonl
+
+
+@dataclass(kw_only=True)
+class Hooks:
+    """What the loop calls; each may block, and all workers call the collective ones together.
+
+    Args:
+        evaluate: `() -> metrics` on the rows held out, collective; `None` without such rows.
+        save: `(metrics) -> None`, writes a checkpoint, collective.
+        record: `(line) -> None`, called by worker 0 only.
+        stop: `() -> bool`, asked by worker 0 before each step.
+    """
+
+    evaluate: Callable[[], dict[str, float]] | None = None
+    save: Callable[[Mapping[str, Any]], None] = field(default=lambda metrics: None)
+    record: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
+    stop: Callable[[], bool] = field(default=lambda: False)
+
+
+class Loop:
+    """Trains until the epochs, or one of the limits of the settings, are reached.
+
+    Args:
+        learner: Model and optimizer.
+        stream: Where rows come from.
+        training: Epochs, batch size, schedule, limits.
+        evaluation: How often to evaluate.
+        budget: Progress of the schedule, and cost.
+        hooks: What to call when.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        stream: BatchStream,
+        training: Training,
+        evaluation: Evaluation,
+        budget: Budget,
+        hooks: Hooks,
+    ) -> None:
+        self._learner = learner
+        self._stream = stream
+        self._training = training
+        self._evaluation = evaluation
+        self._budget = budget
+        self._hooks = hooks
+        self._start = self._last_line = time.monotonic()
+        self._evaluated_at = -1
+        self._last: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns the last line of metrics."""
+        training, stream = self._training, self._stream
+        epoch = stream.epoch
+        batches = stream.iter_batches(
+            batch_size=training.batch_size,
+            epochs=training.epochs,
+            model=self._learner.model,
+            max_steps=training.max_steps,
+            max_backprops=training.max_backprops,
+            stop=self._must_stop,
+        )
+        for batch in batches:
+            if stream.num_steps == 0:
+                self._record("start")
+            epoch = self._end_epochs(epoch)
+            self._learner.step(stream, batch, self._lr_factor())
+            self._after_step()
+        epoch = self._end_epochs(epoch)
+        if self._evaluated_at != stream.num_steps:
+            self._evaluate("eval")
+        self._hooks.save(self._last)
+        self._record("end")
+        return self._last
+
+    def _spent(self) -> dict[str, int]:
+        stream = self._stream
+        return {"num_scored": stream.num_scored, "num_backpropped": stream.num_backpropped}
+
+    def _lr_factor(self) -> float:
+        stream = self._stream
+        progress = self._budget.progress(
+            epochs=stream.fraction * self._training.epochs, step=stream.num_steps, **self._spent()
+        )
+        return self._budget.factor(progress)
+
+    def _must_stop(self) -> bool:
+        limit_s, limit_cost = self._training.max_time_s, self._training.max_cost
+        late = limit_s is not None and time.monotonic() - self._start >= limit_s
+        dear = limit_cost is not None and self._budget.cost(**self._spent()) >= limit_cost
+        return late or dear or self._hooks.stop()
+
+    def _end_epochs(self, epoch: int) -> int:
+        """Evaluate once for each epoch that every worker has left behind."""
+        while epoch < self._stream.epoch:
+            if self._evaluation.every == 0:
+                self._evaluate("epoch", epoch)
+            epoch += 1
+        return epoch
+
+    def _after_step(self) -> None:
+        step, every = self._stream.num_steps, self._evaluation.every
+        if every and step % every == 0:
+            self._evaluate("eval")
+        save_every = self._training.checkpoint_every
+        if save_every and step % save_every == 0:
+            self._hooks.save(self._last)
+        if time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._record("train")
+
+    def _evaluate(self, kind: str, epoch: int | None = None) -> None:
+        """One line with the loss of the rows trained since the last, and of those held out."""
+        start = time.monotonic()
+        loss, rows = self._stream.exchange.sum(np.array(self._stream.take_train_loss(), np.float64))
+        metrics: dict[str, Any] = {"train/loss": loss / rows} if rows else {}
+        if self._hooks.evaluate is not None:
+            metrics |= self._hooks.evaluate()
+            metrics["eval/seconds"] = time.monotonic() - start
+        if epoch is not None:
+            metrics["epoch"] = epoch
+        self._evaluated_at = self._stream.num_steps
+        self._last |= metrics
+        self._record(kind, metrics)
+
+    def _record(self, kind: str, metrics: Mapping[str, Any] | None = None) -> None:
+        stream, now = self._stream, time.monotonic()
+        self._last_line = now
+        line: dict[str, Any] = {
+            "kind": kind,
+            "step": stream.num_steps,
+            "epoch": min(stream.epoch, self._training.epochs - 1),
+            "fraction": stream.fraction,
+            "num_scored": stream.num_scored,
+            "num_backpropped": stream.num_backpropped,
+            "cost": self._budget.cost(**self._spent()),
+            "wall_time_s": now - self._start,
+            "wait_s": stream.wait_seconds,
+            "max_age_steps": stream.max_age,
+            **(metrics or {}),
+        }
+        self._last |= line
+        if stream.exchange.rank == 0:
+            self._hooks.record(line)
+
+
+def with_scores(line: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what the ledger knows: means over every row scored, which selection does not bias.
+
+    Of the line's own epoch when it ends one; else of the newest epoch that is being scored.
+    """
+    epochs = progress["epochs"]
+    epoch = line["epoch"] if line["kind"] == "epoch" else max(epochs, default=None)
+    sums = epochs.get(epoch)
+    if sums is None or not sums["num_scored"]:
+        return dict(line)
+    finite = sums["num_scored"] - sums["num_nonfinite"]
+    metrics = {
+        "score/loss": sums["loss_sum"] / max(finite, 1),
+        "score/seconds": sums["score_seconds"],
+        "score/nonfinite": sums["num_nonfinite"],
+        "select/kept_fraction": sums["num_selected"] / sums["num_scored"],
+        "select/waiting_rows": progress["waiting_rows"],
+    }
+    if sums["num_judged"]:
+        metrics["score/error"] = 1.0 - sums["num_correct"] / sums["num_judged"]
+    return {**line, **metrics}

@@ -1,0 +1,71 @@
+"""All that a stream is made of; small enough to be sent to every process of a run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysb.schema import PROBABILITY, WEIGHT, Batch, Source, num_rows
+from raysb.scoring.settings import Scoring
+from raysb.selection.base import Selector
+from raysb.source.augment import Augmentation, none
+from raysb.source.plan import PoolPlan
+from raysb.source.reader import read_pool
+from raysb.task import Task
+
+TRANSPORT_BATCHES = 16  # batches in a pool that is not scored: a block's price is paid once for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """What is read, scored, selected and trained.
+
+    Args:
+        source: Rows by number.
+        task: How a batch reaches the model, and the loss.
+        selector: Chooses by score, or `Uniform`.
+        scoring: Size, number and precision of the scorers.
+        augmentation: Applied to images before scoring.
+        inputs: Columns that the model sees, and to whose images it applies.
+        num_readers: Processes that read and decode.
+        seed: Of order, augmentation, draws and initial weights.
+        name: Under which the workers find the stream.
+    """
+
+    source: Source
+    task: Task
+    selector: Selector
+    scoring: Scoring
+    augmentation: Augmentation = none
+    inputs: tuple[str, ...] = ()
+    num_readers: int = 2
+    seed: int = 0
+    name: str = "train"
+
+    @property
+    def scored(self) -> bool:
+        """Whether rows are scored at all."""
+        return self.selector.needs_scores
+
+    def pool_rows(self, batch_size: int) -> int:
+        """Rows of a pool: what is scored at once, or what travels at once where nothing is."""
+        if self.scored:
+            return self.scoring.batch_size
+        return max(self.scoring.batch_size, TRANSPORT_BATCHES * batch_size)
+
+    def plan(self, batch_size: int, epochs: int) -> PoolPlan:
+        """The pools of a run."""
+        return PoolPlan(
+            num_rows=self.source.num_rows, pool_rows=self.pool_rows(batch_size), epochs=epochs
+        )
+
+    def read(self, plan: PoolPlan, pool: int) -> Batch:
+        """A pool's rows, decoded and augmented."""
+        return read_pool(
+            self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs
+        )
+
+
+def with_weights(batch: Batch) -> Batch:
+    """Rows that nobody selected among: all are trained, each with weight 1."""
+    ones = np.ones(num_rows(batch), np.float32)
+    return {**batch, PROBABILITY: ones, WEIGHT: ones}

@@ -1,0 +1,110 @@
+"""Metrics as lines of JSON."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysb.errors import DataError, RunDirectoryError
+from raysb.report.records import MetricsWriter, read_metrics
+
+
+def write(path: Path, *records: dict[str, object]) -> None:
+    with MetricsWriter(path) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def test_records_are_read_as_they_were_written_in_order(tmp_path: Path) -> None:
+    records = [{"step": 1, "score/loss": 2.5}, {"step": 2, "note": "ü\n"}]
+    write(tmp_path / "metrics.jsonl", *records)
+    assert read_metrics(tmp_path) == records
+    assert read_metrics(tmp_path / "metrics.jsonl") == records
+
+
+@given(st.floats())
+def test_floats_survive_bit_for_bit_and_others_keep_their_key(
+    tmp_path_factory: pytest.TempPathFactory, number: float
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    write(path, {"loss": number, "deep": {"list": [number]}})
+    [record] = read_metrics(path)
+    expected = number if np.isfinite(number) else None
+    assert record == {"loss": expected, "deep": {"list": [expected]}}
+
+
+def test_every_line_is_json_of_the_standard(tmp_path: Path) -> None:
+    write(tmp_path / "m", {"nan": float("nan"), "inf": np.float32("inf")})
+    [line] = (tmp_path / "m").read_text().splitlines()
+    assert line == '{"nan": null, "inf": null}'
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "m", {"a": np.int64(3), "b": np.float32(0.5), "c": np.array([1, 2])})
+    assert read_metrics(tmp_path / "m") == [{"a": 3, "b": 0.5, "c": [1, 2]}]
+
+
+def test_a_record_is_in_the_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path / "m")
+    writer.write({"step": 1})
+    assert read_metrics(tmp_path / "m") == [{"step": 1}]
+    writer.close()
+    writer.close()
+
+
+def test_opening_again_appends(tmp_path: Path) -> None:
+    write(tmp_path / "m", {"step": 1})
+    write(tmp_path / "m", {"step": 2})
+    assert [record["step"] for record in read_metrics(tmp_path / "m")] == [1, 2]
+
+
+def test_a_last_line_cut_anywhere_is_left_out_and_writing_goes_on_cleanly(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    write(path, {"step": 1}, {"step": 2, "note": "ü"})
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert [record["step"] for record in read_metrics(path)] == [1]
+        write(path, {"step": 3})
+        assert [record["step"] for record in read_metrics(path)] == [1, 3]
+
+
+def test_a_last_line_of_zeros_as_a_crashed_machine_leaves_it_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b'{"step": 1}\n\0\0\0\0\n')
+    assert read_metrics(tmp_path / "m") == [{"step": 1}]
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[1]", b"\xff", b'{"step": '])
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(
+    tmp_path: Path, line: bytes
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: not a record"):
+        read_metrics(tmp_path)
+
+
+def test_a_run_without_records_yet_has_none(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunDirectoryError, match=r"holds no run: there is no metrics\.jsonl"):
+        read_metrics(tmp_path / name)
+
+
+def test_an_object_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path / "m") as writer, pytest.raises(TypeError):
+        writer.write({"step": object()})
+    assert (tmp_path / "m").read_bytes() == b""
+
+
+def test_the_lines_can_be_read_by_any_json_reader(tmp_path: Path) -> None:
+    records = [{"step": n, "eval/error": n / 7} for n in range(5)]
+    write(tmp_path / "m", *records)
+    assert [json.loads(line) for line in (tmp_path / "m").open()] == records

@@ -1,0 +1,153 @@
+"""The command: what it prints, and its exit codes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raysb import cli
+from raysb.config import Config
+from raysb.errors import NonFiniteError
+
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
+    """Put a function in the place of the run behind the command."""
+
+    def put(train: Run) -> None:
+        monkeypatch.setitem(sys.modules, "raysb.run", SimpleNamespace(train=train))
+
+    return put
+
+
+def fail_with(error: BaseException) -> Run:
+    def train(config: Config, verbose: bool) -> None:
+        raise error
+
+    return train
+
+
+def test_train_passes_the_configuration_on(running: Any, tmp_path: Path) -> None:
+    seen = []
+    running(lambda config, verbose: seen.append((config, verbose)))
+    file = tmp_path / "a.toml"
+    file.write_text("[train]\nlr = 0.5\nepochs = 4\n")
+    code = cli.main(["train", "--train.lr", "0.25", "--config", str(file), "engine=local"])
+    [(config, verbose)] = seen
+    assert (code, verbose) == (0, False)
+    assert (config.train.lr, config.train.epochs, config.engine) == (0.25, 4, "local")
+
+
+@pytest.mark.parametrize("word", ["-v", "--verbose"])
+def test_verbose_is_passed_on(running: Any, word: str) -> None:
+    seen = []
+    running(lambda config, verbose: seen.append(verbose))
+    assert cli.main(["train", word, "--run.seed=1"]) == 0
+    assert seen == [True]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NonFiniteError("too many losses are NaN"),
+        ValueError("train.batch_size is too large"),
+        FileNotFoundError("no such file: data.parquet"),
+        ImportError("pip install 'raysb[images]'"),
+    ],
+)
+def test_a_failed_run_is_one_message_and_exit_code_1(running: Any, capsys: Any, error: Any) -> None:
+    running(fail_with(error))
+    assert cli.main(["train"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"raysb: error: {error}\n")
+
+
+def test_verbose_shows_the_traceback_too(running: Any, capsys: Any) -> None:
+    running(fail_with(NonFiniteError("too many")))
+    assert cli.main(["train", "-v"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.endswith("raysb: error: too many\n")
+
+
+def test_an_interrupted_run_ends_as_shells_expect(running: Any, capsys: Any) -> None:
+    running(fail_with(KeyboardInterrupt()))
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "raysb: error: interrupted\n"
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(running: Any) -> None:
+    running(fail_with(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command given; commands: train"),
+        (["fly"], "unknown command 'fly'; commands: train"),
+        (["train", "--train.lrr", "1"], "Did you mean 'train.lr'?"),
+        (["train", "--train.epochs", "0"], "train.epochs=0 (command line): must be"),
+        (["train", "--config", "nowhere.toml"], "no configuration file nowhere.toml"),
+        (["train", "--config"], "--config needs the name of a file"),
+        (["train", "--config=a", "--config=b"], "--config was given twice; the first was a"),
+        (["train", "mnist"], "unexpected argument 'mnist'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_starts_nothing(
+    running: Any, capsys: Any, words: list[str], message: str
+) -> None:
+    running(fail_with(AssertionError("must not start")))
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["train", "--help"], ["train", "x", "-h"]])
+def test_help_goes_to_standard_output(capsys: Any, words: list[str]) -> None:
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: raysb")
+    assert err == ""
+
+
+def test_help_of_train_lists_the_settings(capsys: Any) -> None:
+    cli.main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert "--config FILE" in out
+    assert "--selector.beta" in out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_loads_no_large_library(words: list[str]) -> None:
+    """numpy comes with the selectors, whose settings only `train --help` lists."""
+    forbidden = ["torch", "ray", "pyarrow", "pandas", *(["numpy"] if "train" not in words else [])]
+    code = (
+        f"import sys; from raysb.cli import main; code = main({words!r});"
+        f"sys.exit(f'loaded' if set({forbidden!r}) & sys.modules.keys() else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "raysb", "fly"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("raysb: error: unknown command 'fly'")
+
+
+def test_version_is_that_of_the_package(capsys: Any) -> None:
+    import raysb
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"raysb {raysb.__version__}\n"
