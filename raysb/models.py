@@ -1,11 +1,13 @@
 """A trained model from its run directory."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from raysb.config import Config, load
@@ -63,7 +65,7 @@ def load_model(
             "pass model=... , the function that builds it"
         )
     else:
-        module = build_from(config)()
+        module = build_from(config, _input_shape(config, weights))()
     load_weights(module, weights)
     if config is not None and model is None:
         data = config.data
@@ -71,15 +73,27 @@ def load_model(
     return module.eval()
 
 
-def build_from(config: Config) -> Callable[[], nn.Module]:
-    """The builder of a resolved configuration's model."""
-    shape = config.data.image_size
+def build_from(config: Config, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
+    """The builder of a resolved configuration's model, for inputs of one shape.
+
+    Args:
+        config: With `model.num_classes` resolved.
+        shape: Of one row of the first input: (H, W, C) or (H, W) of a picture, else (D,).
+    """
+    pictures = len(shape) > 1
     return partial(
         build_model,
         config.model,
-        image_shape=shape if shape is None or len(shape) > 1 else None,
-        num_features=shape[0] if shape is not None and len(shape) == 1 else None,
+        image_shape=shape if pictures else None,
+        num_features=None if pictures else math.prod(shape),
     )
+
+
+def _input_shape(config: Config, weights: Path) -> tuple[int, ...]:
+    """Shape of one row of the input: as resolved for pictures, else what the first layer takes."""
+    if config.data.image_size is not None:
+        return config.data.image_size
+    return next(tensor.shape[1:] for tensor in load_file(weights).values() if tensor.dim() == 2)
 
 
 def _find_weights(folder: Path) -> Path:

@@ -6,46 +6,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
 from raysb.cluster import check_resources, connected
 from raysb.errors import NonFiniteError, RaysbError, ResourceError
 from raysb.job import Recorder, TrainingJob
 from raysb.report.directory import RunDirectory
+from raysb.source.dataset import share
+from raysb.stream import start_stream, stream_needs
+from raysb.training.worker import Job, train_loop_per_worker
 
 POLL_S = 0.25  # between two looks of the driver at a run
 
 
-def fit_on_ray(job: TrainingJob, scaling_config: Any, run_config: Any) -> Any:
+def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = None) -> Any:
     """Train on the cluster at hand, or on one of our own; returns `ray.train.Result`.
 
     Raises:
         ResourceError: There are fewer CPUs or GPUs than asked for.
         RaysbError: The data or the model do not allow the run.
     """
-    with connected(verbose=job.verbose) as ray:
-        job.watcher.phase("ray")
-        import ray.train
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-
-        from raysb.stream import start_stream, stream_needs
-        from raysb.training.worker import Job, train_loop_per_worker
-
-        scaling = scaling_config or ScalingConfig(
-            num_workers=job.training.num_workers,
-            use_gpu=_use_gpu(job, ray.cluster_resources()),
-            resources_per_worker={"CPU": job.training.num_cpus},
-        )
-        check_resources(
-            {**_train_needs(scaling), **stream_needs(job.spec)},
-            available=ray.cluster_resources(),
-        )
-        if run_config is None:
-            directory = job.directory or RunDirectory.claim(None, model="run").path
-            run_config = RunConfig(
-                storage_path=str(directory.absolute().parent),
-                name=directory.name,
-                failure_config=FailureConfig(max_failures=job.training.max_failures),
-                logging_config=None if job.verbose else ray.train.LoggingConfig(log_level="ERROR"),
-            )
+    with connected(verbose=job.verbose):
+        scaling = check_job(job, scaling_config)
+        run_config = run_config or _run_config(job)
         directory = Path(run_config.storage_path) / run_config.name
         stream = start_stream(job.spec, job.history)
         work = Job(
@@ -53,10 +38,10 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any, run_config: Any) -> Any:
             training=job.training,
             evaluation=job.evaluation,
             optimizer=job.optimizer,
-            held_out=_shared(job.held_out),
+            held_out=None if job.held_out is None else share(job.held_out),
             on_step=job.audit(directory),
         )
-        trainer = _trainer_class()(
+        trainer = Trainer(
             train_loop_per_worker,
             train_loop_config={"job": work},
             scaling_config=scaling,
@@ -65,9 +50,34 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any, run_config: Any) -> Any:
         recorder = Recorder(directory, job.watcher)
         with watching(stream, work.log, recorder):
             result = _fit(trainer, stream.ledger)
-        checkpoint = result.checkpoint
-        recorder.finish(stream.ledger.nonfinite(), Path(checkpoint.path) if checkpoint else None)
+        recorder.finish(stream.ledger.nonfinite(), Path(result.checkpoint.path))
         return result
+
+
+def check_job(job: TrainingJob, scaling_config: Any = None) -> ScalingConfig:
+    """Refuse at once what this cluster cannot hold; returns Ray's settings of the workers.
+
+    Raises:
+        ResourceError: There are fewer CPUs or GPUs than asked for.
+    """
+    there = ray.cluster_resources()
+    scaling = scaling_config or ScalingConfig(
+        num_workers=job.training.num_workers,
+        use_gpu=_use_gpu(job, there),
+        resources_per_worker={"CPU": job.training.num_cpus},
+    )
+    check_resources({**_train_needs(scaling), **stream_needs(job.spec)}, available=there)
+    return scaling
+
+
+def _run_config(job: TrainingJob) -> RunConfig:
+    directory = job.directory or RunDirectory.claim(None, model="run").path
+    return RunConfig(
+        storage_path=str(directory.absolute().parent),
+        name=directory.name,
+        failure_config=FailureConfig(max_failures=job.training.max_failures),
+        logging_config=None if job.verbose else LoggingConfig(log_level="ERROR"),
+    )
 
 
 def _fit(trainer: Any, ledger: Any) -> Any:
@@ -92,24 +102,17 @@ def _error(failure: str) -> RaysbError:
     return kinds[kind](message) if kind in kinds else NonFiniteError(failure)
 
 
-def _trainer_class() -> type:
+class Trainer(TorchTrainer):  # type: ignore[misc]
     """`TorchTrainer`, without 12 s at its end.
 
     Ray Train's own clean-up of placement groups asks a dashboard that is not there, and waits for
-    an answer; the groups end with the run's actors anyway. The hook is private, so its absence is
-    allowed for.
+    an answer; the groups end with the run's actors anyway. The hook is private: where Ray has
+    none, this method is never called.
     """
-    from ray.train.torch import TorchTrainer
 
-    if not hasattr(TorchTrainer, "_create_default_callbacks"):
-        return TorchTrainer
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
-
-    return Trainer
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _use_gpu(job: TrainingJob, resources: Mapping[str, float]) -> bool:
@@ -131,12 +134,6 @@ def _train_needs(scaling: Any) -> dict[str, tuple[float, float]]:
             count * per_worker.get("GPU", 0.0),
         )
     }
-
-
-def _shared(source: Any) -> Any:
-    from raysb.stream import held_out
-
-    return held_out(source)
 
 
 @contextmanager

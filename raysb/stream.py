@@ -18,7 +18,7 @@ from raysb.cluster import check_resources
 from raysb.history.ring import LossRing
 from raysb.history.settings import History
 from raysb.history.shards import LossHistory
-from raysb.schema import Batch, Source
+from raysb.schema import Batch
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
@@ -169,7 +169,3 @@ def stream_needs(spec: StreamSpec) -> dict[str, tuple[float, float]]:
         )
     return needs
 
-
-def held_out(source: Source | None) -> Source | None:
-    """Rows for evaluation, shared so that every worker maps them instead of copying."""
-    return None if source is None else share(source)

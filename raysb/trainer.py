@@ -133,6 +133,9 @@ class SelectiveTrainer:
         """
         if self.engine == "local":
             return fit_locally(self.job)
+        from raysb.cluster import prepare_environment
+
+        prepare_environment(self.job.verbose)
         from raysb.ray_engine import fit_on_ray
 
         return fit_on_ray(self.job, self._scaling_config, self._run_config)

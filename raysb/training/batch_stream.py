@@ -61,7 +61,7 @@ class BatchStream(abc.ABC):
         self.num_steps = self.num_backpropped = self.num_scored = self.epoch = 0
         self.fraction = self.wait_seconds = 0.0
         self.max_age = 0
-        self.age_sum = 0
+        self._age_sum = self._aged_rows = 0
         self.consumed: dict[int, int] = {}
         self.cursor = Cursor()
         self.plan: PoolPlan | None = None
@@ -256,7 +256,8 @@ class BatchStream(abc.ABC):
         if WEIGHTS_STEP in mine and self._rows:
             ages = self.num_steps - mine[WEIGHTS_STEP]
             self.max_age = max(self.max_age, int(ages.max()))
-            self.age_sum += int(ages.sum())
+            self._age_sum += int(ages.sum())
+            self._aged_rows += self._rows
         self.num_backpropped += self._global_rows
         self.num_steps += 1
         if self._on_step is not None:
@@ -268,6 +269,10 @@ class BatchStream(abc.ABC):
         total, rows = float(self._loss_sum), self._loss_rows
         self._loss_sum, self._loss_rows = 0.0, 0
         return total, rows
+
+    def mean_age(self) -> float | None:
+        """Mean age of this worker's trained rows so far, in steps; `None` where nothing is scored."""
+        return self._age_sum / self._aged_rows if self._aged_rows else None
 
     # --- state ---------------------------------------------------------------------------------
 

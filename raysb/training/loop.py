@@ -131,7 +131,7 @@ class Loop:
         """One line with the loss of the rows trained since the last, and of those held out."""
         start = time.monotonic()
         loss, rows = self._stream.exchange.sum(np.array(self._stream.take_train_loss(), np.float64))
-        metrics: dict[str, Any] = {"train/loss": loss / rows} if rows else {}
+        metrics: dict[str, Any] = {"train/loss": float(loss / rows)} if rows else {}
         if self._hooks.evaluate is not None:
             metrics |= self._hooks.evaluate()
             metrics["eval/seconds"] = time.monotonic() - start
@@ -155,6 +155,7 @@ class Loop:
             "wall_time_s": now - self._start,
             "wait_s": stream.wait_seconds,
             "max_age_steps": stream.max_age,
+            "mean_age_steps": stream.mean_age(),
             **(metrics or {}),
         }
         self._last |= line

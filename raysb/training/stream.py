@@ -185,8 +185,11 @@ class RayStream(BatchStream):
                 batch_size=None,
                 num_cpus=scoring.num_cpus,
                 num_gpus=scoring.num_gpus or None,
+                # two: the next pool waits at the actor while one is scored. Pools are handed out
+                # in order and an actor works them off in order, so the oldest unscored one is
+                # never behind one that waits for it
                 compute=ray.data.ActorPoolStrategy(
-                    size=scoring.num_actors, max_tasks_in_flight_per_actor=1
+                    size=scoring.num_actors, max_tasks_in_flight_per_actor=2
                 ),
             )
         if self._limits.lockstep:
