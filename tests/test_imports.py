@@ -57,11 +57,14 @@ def test_a_missing_attribute_names_the_nearest_in_the_module():
 def test_a_module_that_fails_says_how(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("raise RuntimeError('no luck')")
     (tmp_path / "needy_module.py").write_text("import surely_not_installed")
+    (tmp_path / "shy_module.py").write_text("raise ModuleNotFoundError('no names')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"'broken_module' failed: RuntimeError: no luck"):
         resolve("broken_module:fn", {}, "model.name")
     with pytest.raises(ValueError, match=r"was found, but needs another.*surely_not_installed"):
         resolve("needy_module:fn", {}, "model.name")
+    with pytest.raises(ValueError, match=r"was found, but needs another: no names"):
+        resolve("shy_module:fn", {}, "model.name")
 
 
 def test_what_is_no_string_is_a_type_error():

@@ -15,14 +15,15 @@ ORDER = [
     {"report"},
     {
         *("values", "settings_io", "config", "cluster", "models"),
-        *("local", "stream", "trainer", "run", "cli", "__main__"),
+        *("job", "ray_engine", "local", "stream", "trainer", "run", "cli", "__main__"),
     },
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 IMPORTS_RAY = {
     *("board", "weights", "source.dataset", "scoring.scorer"),
     *("scoring.ledger_actor", "history.shards"),
-    *("training.stream", "training.worker", "cluster", "stream", "trainer", "run"),
+    *("training.stream", "training.worker", "cluster", "ray_engine", "stream", "trainer"),
+    "run",
 }
 
 

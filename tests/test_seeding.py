@@ -72,5 +72,9 @@ def test_keys_depend_on_every_part_and_on_their_order() -> None:
 
 
 def test_a_generator_repeats_for_its_key() -> None:
-    assert (generator(1, "order", 2).permutation(99) == generator(1, "order", 2).permutation(99)).all()
-    assert (generator(1, "order", 2).permutation(99) != generator(1, "order", 3).permutation(99)).any()
+    assert (
+        generator(1, "order", 2).permutation(99) == generator(1, "order", 2).permutation(99)
+    ).all()
+    assert (
+        generator(1, "order", 2).permutation(99) != generator(1, "order", 3).permutation(99)
+    ).any()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysb.values import MismatchError, convert_value, read_value, toml_value, type_name
@@ -123,17 +123,20 @@ def test_a_value_of_unknown_type_is_toml_else_json_else_text(text: str, value: o
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_any_text_survives_toml(text: str) -> None:
     assert tomllib.loads(f"value = {toml_value(text)}")["value"] == text
 
 
 @given(st.dictionaries(st.text(), plain, max_size=4))
+@settings(deadline=None)
 def test_any_table_survives_toml_even_with_none_in_it(table: dict[str, Any]) -> None:
     written = tomllib.loads(f"value = {toml_value(table)}")["value"]
     assert (json.loads(written) if isinstance(written, str) else written) == table
 
 
 @given(st.floats())
+@settings(deadline=None)
 def test_any_float_survives_toml_bit_for_bit(number: float) -> None:
     again = tomllib.loads(f"value = {toml_value(number)}")["value"]
     assert math.isnan(again) if math.isnan(number) else again.hex() == number.hex()

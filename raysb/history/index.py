@@ -1,25 +1,26 @@
 """Rows by id: an open-addressing hash index in plain numpy, asked for many ids at a time.
 
-Python loops over probe rounds only. Probe k of an id with hash (high, low), 32 bits each, looks at
+Python loops over probe rounds only. Probe k of an id looks at
 
-    slot = ((low + k * (high | 1)) mod 2^32) * num_slots / 2^32
+    slot = floor(u_k * num_slots), u_k in [0, 1) the k-th output of splitmix64 seeded by the id
 
-The odd stride visits all 2^32 positions, so every slot is reached and every search ends; the
-multiplication takes any number of slots, so the index grows by less than a factor of two.
+so ids do not cluster, at most half of the slots being taken gives two probes on average, and the
+number of slots need be neither prime nor a power of two: the index grows by a quarter.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from raysb.schema import Ids
-from raysb.seeding import hash_ids
+from raysb.seeding import hash_ids, mix64
 
 Rows = npt.NDArray[np.int64]
 
 MAX_ROWS = 2**30
-_SLOTS_PER_ROW = 2  # 8 bytes per id; at most half of the slots are taken, two probes on average
+_SLOTS_PER_ROW = 2  # 8 bytes per id
 _CHUNK = 2**20  # rows rehashed at a time: bounds the temporaries of a growing table
 _EMPTY = -1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # the increment of splitmix64
 
 
 class IdIndex:
@@ -43,27 +44,27 @@ class IdIndex:
         if not len(self._slots):
             return rows
         asked = np.arange(len(ids))
-        position, stride = _probes(ids)
+        bits = state = hash_ids(ids)
         while len(asked):
-            held = self._slots[self._slot(position)]
+            held = self._slots[self._slot(bits)]
             taken = held != _EMPTY
             same = taken & (column[held] == ids[asked])
             rows[asked[same]] = held[same]
             on = taken & ~same
-            asked, stride = asked[on], stride[on]
-            position = position[on] + stride
+            asked, state = asked[on], state[on] + _GOLDEN
+            bits = mix64(state)
         return rows
 
     def add(self, ids: Ids, rows: Rows) -> None:
         """Enter ids that are not in the index, each once. [n], [n]."""
-        position, stride = _probes(ids)
+        bits = state = hash_ids(ids)
         while len(rows):
-            slot = self._slot(position)
+            slot = self._slot(bits)
             free = self._slots[slot] == _EMPTY
             self._slots[slot[free]] = rows[free]
             on = self._slots[slot] != rows  # taken before, or by another row of this call
-            rows, stride = rows[on], stride[on]
-            position = position[on] + stride
+            rows, state = rows[on], state[on] + _GOLDEN
+            bits = mix64(state)
 
     def add_all(self, column: Ids) -> None:
         """Enter every row of a column of distinct ids."""
@@ -71,11 +72,6 @@ class IdIndex:
             part = column[start : start + _CHUNK]
             self.add(part, np.arange(start, start + len(part)))
 
-    def _slot(self, position: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-        scaled = position.astype(np.uint64) * np.uint64(len(self._slots))
-        return scaled >> np.uint64(32)
-
-
-def _probes(ids: Ids) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    bits = hash_ids(ids)
-    return bits.astype(np.uint32), (bits >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    def _slot(self, bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        upper = np.uint64(32)  # of the 64 bits: the product of two halves fits
+        return (bits >> upper) * np.uint64(len(self._slots)) >> upper

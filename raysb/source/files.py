@@ -97,17 +97,16 @@ def _glob(filesystem: fs.FileSystem, base: str, parts: list[str]) -> list[str]:
         return [
             file for folder in (base, *inside) for file in _glob(filesystem, folder, rest or ["*"])
         ]
-    kind = fs.FileType.Directory if rest else fs.FileType.File
+    # As in a shell, a wildcard at the front does not match a hidden name.
     matching = [
         entry
-        for entry in _entries(filesystem, base, kind)
-        if fnmatch.fnmatchcase(posixpath.basename(entry), head)
+        for entry in _entries(filesystem, base, fs.FileType.Directory if rest else fs.FileType.File)
+        if fnmatch.fnmatchcase(name := posixpath.basename(entry), head)
+        and (head.startswith(".") or not name.startswith("."))
     ]
-    return (
-        [file for entry in matching for file in _glob(filesystem, entry, rest)]
-        if rest
-        else matching
-    )
+    if not rest:
+        return matching
+    return [file for entry in matching for file in _glob(filesystem, entry, rest)]
 
 
 def _entries(

@@ -30,6 +30,7 @@ from raysb.selection.scorer import Scorer
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
+from raysb.training.latency import ShortWaits
 from raysb.training.spec import StreamSpec, with_weights
 from raysb.weights import FlatState, WeightStore
 
@@ -166,6 +167,7 @@ class RayStream(BatchStream):
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.custom_execution_callback_classes = [ShortWaits]
         common = (self._handle, plan, self._generation)
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
         flow = ray.data.from_arrow(numbers).repartition(target_num_rows_per_block=1)

@@ -26,7 +26,7 @@ def test_shards_are_equally_full_for_ids_of_any_stride(stride) -> None:
 
 
 def test_a_shard_still_spreads_its_ids_over_its_own_index() -> None:
-    """With the same bits for both, the ids of one of 8 shards would share an eighth of the slots."""
+    """With the same bits for both, the ids of one of 8 shards would share few of the slots."""
     ids = np.arange(200_000)
     mine = ids[shard_of(ids, 8) == 3]
     counts = np.bincount((hash_ids(mine) % np.uint64(16)).astype(np.int64), minlength=16)
@@ -34,5 +34,5 @@ def test_a_shard_still_spreads_its_ids_over_its_own_index() -> None:
 
 
 def test_a_foreign_state_is_refused() -> None:
-    with pytest.raises(ValueError, match="LossHistory.load_state_dict"):
+    with pytest.raises(ValueError, match=r"LossHistory\.load_state_dict"):
         split_state({"version": 1}, 2)

@@ -1,5 +1,6 @@
 """The table equals a dict of lists that keeps the last version of every record."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,9 +46,7 @@ class Oracle:
     def _row(self, i: int, records: list[Record]) -> dict[str, Any]:
         finite = [r.loss for r in records if np.isfinite(r.loss)]
         right = [r.correct for r in records]
-        forgotten = sum(
-            bool(before) and after is False for before, after in zip(right, right[1:], strict=False)
-        )
+        forgotten = sum(bool(before) and after is False for before, after in pairwise(right))
         loss, step = self.loss.get(i, (np.nan, 0))
         return {
             "loss": loss,

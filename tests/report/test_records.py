@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysb.errors import DataError, RunDirectoryError
@@ -26,6 +26,7 @@ def test_records_are_read_as_they_were_written_in_order(tmp_path: Path) -> None:
 
 
 @given(st.floats())
+@settings(deadline=None)
 def test_floats_survive_bit_for_bit_and_others_keep_their_key(
     tmp_path_factory: pytest.TempPathFactory, number: float
 ) -> None:

@@ -41,7 +41,13 @@ def test_values_out_of_range_are_refused_by_their_key(values: dict[str, Any], wo
 
 @pytest.mark.parametrize(
     "values",
-    [{"inputs": "image"}, {"train": None}, {"test": 3}, {"num_readers": 1.5}, {"num_readers": True}],
+    [
+        {"inputs": "image"},
+        {"train": None},
+        {"test": 3},
+        {"num_readers": 1.5},
+        {"num_readers": True},
+    ],
 )
 def test_wrong_types_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"data\."):

@@ -1,0 +1,134 @@
+"""What every selector keeps to."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from raysb.schema import ID, LOSS, PROBABILITY, WEIGHT, WEIGHTS_STEP, Selection
+from raysb.seeding import Draws
+from raysb.selection import SELECTORS, SelectiveBackprop, Selector, Uniform, select_pool
+from raysb.selection.distribution import LossDistribution
+
+SELECTORS_UNDER_TEST = [
+    Uniform(),
+    SelectiveBackprop(),
+    SelectiveBackprop(beta=3, history=64),
+    SelectiveBackprop(beta=0.5, min_probability=0.2, ties="strict"),
+    SelectiveBackprop(warmup_epochs=2),
+]
+
+
+@pytest.fixture(params=SELECTORS_UNDER_TEST, ids=repr)
+def selector(request: pytest.FixtureRequest) -> Selector:
+    return dataclasses.replace(request.param)
+
+
+def pick(selector: Selector, losses: np.ndarray, draws: Draws | None = None) -> Selection:
+    losses = losses.astype(np.float32)
+    ids = np.arange(len(losses), dtype=np.int64) * 3 + 1
+    return selector.select(ids, losses, LossDistribution(losses), draws or Draws(epoch=3))
+
+
+def losses(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).exponential(size=size).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 500])
+def test_selections_are_ascending_rows_with_probabilities_and_weights(selector, size) -> None:
+    rows, probability, weight = pick(selector, losses(size))
+    assert (np.diff(rows) > 0).all()
+    assert ((rows >= 0) & (rows < size)).all()
+    assert rows.dtype == np.int64
+    assert probability.dtype == weight.dtype == np.float32
+    assert len(rows) == len(probability) == len(weight)
+    assert ((probability > 0) & (probability <= 1)).all()
+    assert (weight > 0).all()
+
+
+def test_rows_are_selected_as_often_as_their_probability_says(selector) -> None:
+    values = losses(50)
+    counts, chances = np.zeros(50), np.zeros(50)
+    for seed in range(2000):
+        rows, probability, _ = pick(selector, values, Draws(seed=seed, epoch=3))
+        counts[rows] += 1
+        chances[rows] = probability
+    deviation = np.sqrt(np.maximum(chances * (1 - chances), 1e-9) / 2000)
+    assert (abs(counts / 2000 - chances) <= 4.5 * deviation + 1e-6).all()
+
+
+def test_the_same_draws_give_the_same_picks_and_others_give_others(selector) -> None:
+    values = losses(500)
+    first = pick(selector, values, Draws(seed=1, epoch=3))
+    again = pick(dataclasses.replace(selector), values, Draws(seed=1, epoch=3))
+    other = pick(selector, values, Draws(seed=1, epoch=4))
+    for ours, theirs in zip(first, again, strict=True):
+        assert ours.tolist() == theirs.tolist()
+    assert first.indices.tolist() != other.indices.tolist() or len(first.indices) == 500
+
+
+def test_the_same_rows_are_picked_in_any_order_of_the_pool(selector) -> None:
+    ids, values = np.arange(300), losses(300)
+    order = np.random.default_rng(1).permutation(300)
+    distribution = LossDistribution(values)
+    straight = selector.select(ids, values, distribution, Draws(epoch=3))
+    shuffled = selector.select(ids[order], values[order], distribution, Draws(epoch=3))
+    assert sorted(ids[order][shuffled.indices]) == ids[straight.indices].tolist()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_is_never_passed(selector, value) -> None:
+    pool = {ID: np.arange(200), "x": np.arange(200.0)}
+    values = losses(200)
+    values[::3] = value
+    for epoch in (0, 3):  # in warm-up epochs too
+        batch, selected, nonfinite = select_pool(
+            selector,
+            pool,
+            values,
+            window=losses(64, 1),
+            draws=Draws(epoch=epoch),
+            weights_step=7,
+        )
+        assert nonfinite.tolist() == list(range(0, 200, 3))
+        assert not selected[::3].any()
+        assert batch[ID].tolist() == np.flatnonzero(selected).tolist()
+        assert batch["x"].tolist() == batch[ID].tolist()
+        assert batch[LOSS].tolist() == values[selected].tolist()
+        assert set(batch[WEIGHTS_STEP].tolist()) <= {7}
+        assert len(batch[PROBABILITY]) == len(batch[WEIGHT]) == selected.sum()
+
+
+def test_all_losses_equal_still_selects_rows(selector) -> None:
+    rows = pick(selector, np.ones(500)).indices
+    assert len(rows) > 0
+
+
+def test_counts_survive_a_state_round_trip(selector) -> None:
+    assert selector.metrics()["kept_fraction"] == 0
+    kept = len(pick(selector, losses(300)).indices)
+    restored = dataclasses.replace(selector)
+    assert restored.metrics()["num_offered"] == 0
+    restored.load_state_dict(selector.state_dict())
+    kept += len(pick(restored, losses(100, 1)).indices)
+    assert restored.metrics() == {
+        "num_offered": 400,
+        "num_selected": kept,
+        "kept_fraction": kept / 400,
+    }
+    with pytest.raises(ValueError, match=type(selector).__name__):
+        restored.load_state_dict({"version": 1})
+
+
+def test_selectors_pass_between_processes_and_equal_their_copies(selector) -> None:
+    copy = pickle.loads(pickle.dumps(selector))
+    assert copy == selector
+    assert (pick(copy, losses(99)).indices == pick(selector, losses(99)).indices).all()
+
+
+def test_hyperparameters_are_the_only_fields_and_keywords_only(selector) -> None:
+    cls = type(selector)
+    assert cls in SELECTORS.values()
+    assert all(f.init and f.kw_only for f in dataclasses.fields(cls))
+    assert selector.history == 0 or selector.needs_scores
