@@ -1,7 +1,7 @@
 """The board: one small actor that holds named, versioned values for every part of a run.
 
-Writers replace a value, readers ask for one that is new enough and sleep until there is one. The
-weights of the scorers (`weights.py`) are its first user; what a run tells its driver is the second.
+Writers replace a value, readers ask for one that is new enough and sleep until there is one. Each
+worker finds its split of the stream here, and the driver the lines of metrics.
 """
 
 import asyncio

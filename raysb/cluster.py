@@ -69,6 +69,14 @@ def connected(
         ray.shutdown()
 
 
+def cluster_resources() -> dict[str, float]:
+    """What the cluster at hand has in all, by kind."""
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return there
+
+
 def check_resources(needs: dict[str, tuple[float, float]], *, available: dict[str, float]) -> None:
     """Refuse what would otherwise wait for ever without a word.
 
@@ -85,7 +93,7 @@ def check_resources(needs: dict[str, tuple[float, float]], *, available: dict[st
         if total > there + 1e-6:
             parts = ", ".join(f"{flag}: {amount:g}" for flag, amount in wanted.items())
             raise ResourceError(
-                f"{total:g} {kind}s are asked for and the cluster has {there:g}: {parts}. Ray would "
-                f"wait for the rest without a word; lower {max(wanted, key=wanted.__getitem__)}, or "
-                "join a larger cluster with --address"
+                f"{total:g} {kind}s are asked for and the cluster has {there:g}: {parts}. Ray "
+                "would wait for the rest without a word; lower "
+                f"{max(wanted, key=wanted.__getitem__)}, or join a larger cluster with --address"
             )

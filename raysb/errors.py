@@ -42,7 +42,7 @@ class RunDirectoryError(RaysbError):
 
 
 class ModelError(RaysbError):
-    """The model or its loss does not fit the batch; the message shows columns, shapes and the call."""
+    """The model or its loss does not fit the batch; shows columns, shapes and the call."""
 
 
 class NonFiniteError(RaysbError):
@@ -50,4 +50,4 @@ class NonFiniteError(RaysbError):
 
 
 class StreamOrderError(RaysbError):
-    """`stream.reduce` and `stream.step` were not called in turn, which would hang the other ranks."""
+    """`stream.reduce` and `stream.step` not called in turn, which would hang the other ranks."""

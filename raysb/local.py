@@ -156,7 +156,9 @@ class LocalStream(BatchStream):
         """The cursor where nothing is scored: pools are trained in order."""
         plan = self._plan()
         low = self.cursor.low
-        while low < plan.num_pools and self.consumed.get(low, 0) >= plan.rows_before(low + 1) - plan.rows_before(low):
+        while low < plan.num_pools and self.consumed.get(low, 0) >= plan.rows_before(
+            low + 1
+        ) - plan.rows_before(low):
             low += 1
         return Cursor(low)
 

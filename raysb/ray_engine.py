@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+import ray.train
 from ray.train.torch import TorchTrainer
 
-from raysb.cluster import check_resources, connected
+from raysb.cluster import check_resources, cluster_resources, connected
 from raysb.errors import NonFiniteError, RaysbError, ResourceError
 from raysb.job import Recorder, TrainingJob
 from raysb.report.directory import RunDirectory
@@ -54,14 +53,14 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
         return result
 
 
-def check_job(job: TrainingJob, scaling_config: Any = None) -> ScalingConfig:
+def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
     """Refuse at once what this cluster cannot hold; returns Ray's settings of the workers.
 
     Raises:
         ResourceError: There are fewer CPUs or GPUs than asked for.
     """
-    there = ray.cluster_resources()
-    scaling = scaling_config or ScalingConfig(
+    there = cluster_resources()
+    scaling = scaling_config or ray.train.ScalingConfig(
         num_workers=job.training.num_workers,
         use_gpu=_use_gpu(job, there),
         resources_per_worker={"CPU": job.training.num_cpus},
@@ -70,13 +69,14 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> ScalingConfig:
     return scaling
 
 
-def _run_config(job: TrainingJob) -> RunConfig:
+def _run_config(job: TrainingJob) -> Any:
+    train: Any = ray.train  # typed as its first version, whose settings have fewer fields
     directory = job.directory or RunDirectory.claim(None, model="run").path
-    return RunConfig(
+    return train.RunConfig(
         storage_path=str(directory.absolute().parent),
         name=directory.name,
-        failure_config=FailureConfig(max_failures=job.training.max_failures),
-        logging_config=None if job.verbose else LoggingConfig(log_level="ERROR"),
+        failure_config=train.FailureConfig(max_failures=job.training.max_failures),
+        logging_config=None if job.verbose else train.LoggingConfig(log_level="ERROR"),
     )
 
 
@@ -102,7 +102,7 @@ def _error(failure: str) -> RaysbError:
     return kinds[kind](message) if kind in kinds else NonFiniteError(failure)
 
 
-class Trainer(TorchTrainer):  # type: ignore[misc]
+class Trainer(TorchTrainer):
     """`TorchTrainer`, without 12 s at its end.
 
     Ray Train's own clean-up of placement groups asks a dashboard that is not there, and waits for
@@ -111,7 +111,7 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
 

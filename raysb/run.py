@@ -100,9 +100,7 @@ def train(config: Config, *, verbose: bool = False) -> dict[str, Any]:
     warnings.showwarning = _plain_warning
     prepare_environment(verbose)
     directory = RunDirectory.claim(config.run.dir, model=config.model.name.split(":")[-1])
-    sources = open_sources(
-        config.data, seed=config.run.seed, num_classes=config.model.num_classes
-    )
+    sources = open_sources(config.data, seed=config.run.seed, num_classes=config.model.num_classes)
     config = resolve(config, sources)
     screen = Screen(Console(), config, began)
     job = build_job(config, sources, screen, verbose)
@@ -147,9 +145,7 @@ def resolve(config: Config, sources: Sources) -> Config:
     return replace(config, data=data, model=replace(config.model, num_classes=classes))
 
 
-def build_job(
-    config: Config, sources: Sources, watcher: Watcher, verbose: bool
-) -> TrainingJob:
+def build_job(config: Config, sources: Sources, watcher: Watcher, verbose: bool) -> TrainingJob:
     """The run of a resolved configuration, every part tried once."""
     data = config.data
     task = Task(

@@ -5,7 +5,7 @@ sample. The columns below are the stream's own; all others are the user's and pa
 
 column          dtype     written by  meaning
 id              int64     source      stable key of a sample: from the data, else from (file, row)
-pool            int64     source      sequence number of the pool in the run, (epoch, block) in order
+pool            int64     source      sequence number of the pool in the run: (epoch, block)
 loss            float32   scoring     per-sample loss, eval mode, no gradient
 correct         uint8     scoring     1 where the prediction was right; absent where there is none
 score           float32   scoring     what the selector ranks

@@ -29,7 +29,9 @@ def key(*parts: int | str) -> int:
     """One 63-bit key from any number of integers and names, e.g. `key(seed, "order", epoch)`."""
     state = np.zeros(1, np.uint64)
     for part in parts:
-        for word in part.encode() if isinstance(part, str) else (part,):
+        # the length tells a name from the numbers of its letters, and where one name ends
+        words = (len(part), *part.encode()) if isinstance(part, str) else (-1, part)
+        for word in words:
             state = mix64((state + _GOLDEN) ^ np.uint64(word & 0xFFFFFFFFFFFFFFFF))
     return int(state[0] >> np.uint64(1))
 
@@ -41,7 +43,9 @@ def generator(*parts: int | str) -> np.random.Generator:
 
 def hash_ids(ids: Ids, salt: int = 0) -> npt.NDArray[np.uint64]:
     """64 well-scattered bits per id. [n]"""
-    return mix64((ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN ^ mix64(np.full(1, salt, np.uint64)))
+    return mix64(
+        (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN ^ mix64(np.full(1, salt, np.uint64))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import ray.train
 from torch import nn
 
 from raysb.board import Board
-from raysb.cluster import check_resources
+from raysb.cluster import check_resources, cluster_resources
 from raysb.history.ring import LossRing
 from raysb.history.settings import History
 from raysb.history.shards import LossHistory
@@ -116,7 +116,7 @@ class SelectiveStream:
             )
         check_resources(
             {f"{n}: {k}": v for n, s in streams.items() for k, v in stream_needs(s.spec).items()},
-            available=ray.cluster_resources(),
+            available=cluster_resources(),
         )
         handles = {name: stream.start() for name, stream in streams.items()}
         return {
@@ -128,7 +128,7 @@ class SelectiveStream:
 class StreamDataConfig(ray.train.DataConfig):
     """Hands streams to the workers as they are, and data sets as Ray does."""
 
-    def configure(  # type: ignore[override]
+    def configure(
         self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
         """See `ray.train.DataConfig.configure`."""
@@ -168,4 +168,3 @@ def stream_needs(spec: StreamSpec) -> dict[str, tuple[float, float]]:
             scoring.num_actors * scoring.num_gpus,
         )
     return needs
-

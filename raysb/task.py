@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from raysb.errors import ModelError
-from raysb.schema import Batch
+from raysb.schema import STREAM_COLUMNS, Batch
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
 Forward: TypeAlias = Callable[[nn.Module, TensorBatch], Any]
@@ -44,7 +44,9 @@ class Inputs:
 
     def __post_init__(self) -> None:
         if not self.columns:
-            raise ValueError("inputs(): no column is named; name at least one, e.g. inputs('image')")
+            raise ValueError(
+                "inputs(): no column is named; name at least one, e.g. inputs('image')"
+            )
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"inputs(mean={self.mean}, std={self.std}): give both or neither")
         if self.std is not None and min(self.std) <= 0:
@@ -75,7 +77,7 @@ def inputs(
     std: tuple[float, ...] | None = None,
     by_name: bool = False,
 ) -> Inputs:
-    """Shorthand for `Inputs`, e.g. `inputs("image")` or `inputs("tokens", "mask", by_name=True)`."""
+    """Shorthand for `Inputs`: `inputs("image")`, `inputs("tokens", "mask", by_name=True)`."""
     return Inputs(columns, mean, std, by_name)
 
 
@@ -118,8 +120,14 @@ class Task:
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def tensors(self, batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:
-        """Collate a batch and move its numeric columns to the device."""
-        return to_tensors(self.collate(batch) if self.collate else batch, device)
+        """Collate a batch and move its numeric columns to the device.
+
+        The stream's own columns stay, also where `collate` returns the model's only.
+        """
+        if self.collate is None:
+            return to_tensors(batch, device)
+        own = {name: batch[name] for name in STREAM_COLUMNS if name in batch}
+        return to_tensors(own | self.collate(batch), device)
 
     def outputs(self, model: nn.Module, batch: TensorBatch) -> Any:
         """Call the model; what goes wrong in it is told with the batch that it was given."""

@@ -1,8 +1,8 @@
 """Selective training in one call: the pipeline of the README's picture.
 
-    trainer = raysb.SelectiveTrainer(model=build_model, loss=raysb.losses.cross_entropy("label"),
-                                     datasets={"train": "train/*.parquet", "eval": "test.parquet"})
-    result = trainer.fit()
+trainer = raysb.SelectiveTrainer(model=build_model, loss=raysb.losses.cross_entropy("label"),
+datasets={"train": "train/*.parquet", "eval": "test.parquet"})
+result = trainer.fit()
 """
 
 from collections.abc import Callable, Mapping
@@ -145,4 +145,4 @@ def _directory(run_config: Any) -> Path | None:
     """Where Ray would put the run, if it was told."""
     if run_config is None or run_config.storage_path is None or run_config.name is None:
         return None
-    return Path(run_config.storage_path) / run_config.name
+    return Path(str(run_config.storage_path)) / str(run_config.name)

@@ -1,19 +1,17 @@
 """The feedback edge from training to scoring: weights as one flat array, published and fetched.
 
 One array goes through the object store (a state_dict of torch tensors is copied on arrival, which
-takes 74 ms for 11 million parameters; a flat numpy array is mapped in .5 ms), and only what training
-changes is in it: parameters that require a gradient, and persistent buffers.
+takes 74 ms for 11 million parameters; a flat numpy array is mapped in .5 ms), and only what
+training changes is in it: parameters that require a gradient, and persistent buffers.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import ray
 import torch
 from torch import nn
-
-from raysb.board import Board
 
 _ALIGN = 64  # bytes: a cache line, and enough for every dtype's view
 
@@ -53,9 +51,7 @@ class FlatState:
         for name, tensor in self._tensors.items():
             tensor.copy_(self._view(flat, name, tensor))
 
-    def _view(
-        self, flat: npt.NDArray[np.uint8], name: str, tensor: torch.Tensor
-    ) -> torch.Tensor:
+    def _view(self, flat: npt.NDArray[np.uint8], name: str, tensor: torch.Tensor) -> torch.Tensor:
         part = flat[self._slices[name]]
         if not part.flags.writeable:
             part = part.copy()  # torch wraps no read-only memory; the copy is of one tensor
@@ -70,41 +66,50 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     state = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
     persistent = model.state_dict().keys()
     state.update({k: b for k, b in model.named_buffers() if k in persistent})
-    return state
+    return {k: tensor for k, tensor in state.items() if tensor.numel()}
+
+
+class Published(NamedTuple):
+    """Weights that scorers can fetch: what a grant carries. References, so it is small."""
+
+    step: int  # optimizer steps behind them
+    sets: dict[str, Any]  # by name (`live`, `ema`, ...), references to flat arrays
 
 
 class WeightStore:
-    """Named sets of weights (`live`, `ema`, ...), published by training and fetched by scorers.
+    """Publishes named sets of weights, and brings a model to them.
 
-    Versions are (generation of the worker group, optimizer steps): what an earlier generation
-    published is never served to a later one.
+    A publication goes to the ledger, and from there into the grants: whoever may score a pool holds
+    the weights to score it with, and weights of an earlier generation are never handed out.
 
     Args:
-        board: The board that holds the references.
-        stream: Name of the stream, so that several may share a board.
+        states: The modules behind each name, at the publisher or at the scorer.
     """
 
-    def __init__(self, board: Board, stream: str = "train") -> None:
-        self._board = board
-        self._stream = stream
+    def __init__(self, **states: FlatState) -> None:
+        self._states = states
+        self._step = -1
 
-    def publish(self, state: FlatState, *, generation: int, step: int, name: str = "live") -> int:
-        """Make the model's present weights those of `step`, and return their size in bytes.
+    def publish(
+        self, step: int, packed: dict[str, npt.NDArray[np.uint8]] | None = None
+    ) -> Published:
+        """Put the weights into the object store.
 
-        Returns at once: a scorer that needs this step sleeps in `fetch` until it has arrived.
+        Args:
+            step: Optimizer steps behind them.
+            packed: What `pack` gave at that step; `None` packs now.
         """
-        reference = ray.put(state.pack())
-        # inside a list, else Ray hands the actor the bytes in place of the reference
-        self._board.put(self._key(name, generation), step, [reference])
-        return state.nbytes
+        arrays = self.pack() if packed is None else packed
+        return Published(step, {name: ray.put(array) for name, array in arrays.items()})
 
-    def fetch(
-        self, *, generation: int, at_least: int, name: str = "live", timeout_s: float | None = None
-    ) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Return (step, flat weights) of at least the given step, waiting for them if need be."""
-        step, (reference,) = self._board.get(self._key(name, generation), at_least, timeout_s)
-        flat: Any = ray.get(reference)
-        return step, flat
+    def pack(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """Copy the present weights of every set."""
+        return {name: state.pack() for name, state in self._states.items()}
 
-    def _key(self, name: str, generation: int) -> str:
-        return f"weights/{self._stream}/{name}/{generation}"
+    def fetch(self, published: Published) -> int:
+        """Bring the models to published weights; returns their step."""
+        if published.step != self._step:
+            for name, state in self._states.items():
+                state.unpack(ray.get(published.sets[name]))
+            self._step = published.step
+        return self._step

@@ -22,7 +22,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 IMPORTS_RAY = {
     *("board", "weights", "source.dataset", "scoring.scorer"),
     *("scoring.ledger_actor", "history.shards"),
-    *("training.stream", "training.worker", "cluster", "ray_engine", "stream", "trainer"),
+    *("training.stream", "training.worker", "training.latency", "cluster", "ray_engine", "stream", "trainer"),
     "run",
 }
 

@@ -19,6 +19,25 @@ def test_mix64_is_the_finaliser_of_splitmix64() -> None:
     assert mix64(np.array(states, np.uint64)).tolist() == outputs
 
 
+def mix(z: int) -> int:
+    """splitmix64's finaliser in Python's own integers."""
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def test_draws_stay_the_same_from_release_to_release() -> None:
+    """A resumed run must select what the interrupted one would have."""
+    state = 0
+    words = (-1, 11, 6, *b"select", -1, 3)  # seed, purpose, epoch; lengths tell them apart
+    for word in (w % 2**64 for w in words):
+        state = mix((state + GOLDEN) % 2**64 ^ word)
+    ids = [0, 1, -1, 2**40, 2**63 - 1]
+    bits = [mix((i + 1) * GOLDEN % 2**64 ^ mix(state >> 1)) for i in ids]
+    draws = Draws(seed=11, epoch=3).uniform(np.array(ids))
+    assert draws.tolist() == [(b >> 11) / 2**53 for b in bits]
+
+
 @pytest.mark.parametrize("ids", [IDS, IDS * 2**40, -IDS, IDS**3 * 97], ids=str)
 def test_draws_are_uniform_whatever_the_ids(ids: np.ndarray) -> None:
     ids = np.unique(ids)

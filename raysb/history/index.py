@@ -47,10 +47,8 @@ class IdIndex:
         bits = state = hash_ids(ids)
         while len(asked):
             held = self._slots[self._slot(bits)]
-            taken = held != _EMPTY
-            same = taken & (column[held] == ids[asked])
-            rows[asked[same]] = held[same]
-            on = taken & ~same
+            rows[asked] = held
+            on = (held != _EMPTY) & (column[held] != ids[asked])
             asked, state = asked[on], state[on] + _GOLDEN
             bits = mix64(state)
         return rows

@@ -3,12 +3,13 @@
 Gate, distribution, cursor and audit in one pure class, served by `ledger_actor.py`. A scorer asks
 before it scores pool q. It is granted when q is less than S pools past the oldest unscored one and
 the selected rows that wait, plus the rows reserved by other grants, are below K; the oldest
-unscored pool ignores the reservations of others, so that few selected rows never stall it
-(`limits.py` has the bound that follows). In lockstep the rule is: all earlier pools are scored, and
-all steps that their selected rows allow are done.
+unscored pool ignores what others have reserved or selected behind it, so that it never waits for
+rows that wait for it (`limits.py` has the bound that follows). In lockstep the rule is: all earlier
+pools are scored, and all steps that their selected rows allow are done.
 
-Every call carries the generation of the worker group: what an earlier one left in flight is refused.
-Grants, scored pools and consumed rows are idempotent, so a call that runs twice changes nothing.
+Every call carries the generation of the worker group: what an earlier one left in flight is
+refused. Grants, scored pools and consumed rows are idempotent: a call that runs twice changes
+nothing.
 
 Invariant: selected == consumed + waiting, and reserved rows are those of granted, unscored pools.
 """
@@ -23,7 +24,7 @@ from raysb.errors import NonFiniteError
 from raysb.schema import Floats, Ids
 from raysb.scoring.limits import Limits
 
-_MEMORY = 64  # pools behind the oldest unscored one whose grants are remembered, for replays
+_MEMORY = 2  # windows of pools whose grants, and so their weights, are kept for replays
 
 
 class Refusal(Enum):
@@ -36,8 +37,9 @@ class Refusal(Enum):
 class Grant(NamedTuple):
     """Leave to score a pool."""
 
-    weights_step: int  # score with weights of this step or later; exactly this one in lockstep
+    weights_step: int  # score with the weights of this step
     window: Floats  # [<= R] the last losses in pool order
+    weights: Any = None  # where to find them, as the trainer told
 
 
 class PoolRecord(NamedTuple):
@@ -120,25 +122,36 @@ class Ledger:
     epochs: dict[int, Totals] = field(default_factory=dict)
     nonfinite: dict[int, int] = field(default_factory=dict)
     # by pool, past generations' too, so that a pool scored again replaces what it added to the sums
-    sums: dict[int, "PoolSums"] = field(default_factory=dict)
+    sums: dict[int, tuple["PoolSums", tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._start(Limits(global_batch=1), Cursor(), 0, 0)
 
     def open(
-        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, seconds: float = 0.0
+        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, weights: Any = None
     ) -> int:
-        """Begin a generation at a cursor; returns its number. Whatever came before is refused."""
+        """Begin a generation at a cursor; returns its number. Whatever came before is refused.
+
+        Args:
+            limits: What to enforce.
+            cursor: Where training stands.
+            num_pools: Pools of the run.
+            step: Optimizer steps done.
+            weights: Where scorers find the weights of that step.
+        """
         self.generation += 1
-        self._start(limits, cursor, num_pools, step)
+        self._start(limits, cursor, num_pools, step, weights)
         self.closed = False
         return self.generation
 
-    def _start(self, limits: Limits, cursor: Cursor, num_pools: int, step: int) -> None:
+    def _start(
+        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, weights: Any = None
+    ) -> None:
         self.limits = limits
         self.num_pools = num_pools
         self.step = step
-        self.first_step = step
+        self.first_step = self.weights_step = step
+        self.weights = weights
         self.oldest_unscored = cursor.low
         self.low = cursor.low
         self.selected: dict[int, int] = dict.fromkeys(cursor.done, 0)
@@ -166,16 +179,14 @@ class Ledger:
         """Whether a pool may be scored now, and against what."""
         if self._refuses(generation):
             return Refusal.CLOSED
-        if pool in self.grants and self.limits.lockstep:
+        if pool in self.grants and (self.limits.lockstep or pool in self.selected):
             return self.grants[pool]  # a replay: the same weights and losses, so the same rows
         if pool not in self.selected and not self._may_score(pool):
             return Refusal.WAIT
         if pool not in self.selected:
             self.reserved[pool] = num_rows
         window = np.empty(0, np.float32) if self.ring is None else self.ring.window()
-        every = self.limits.publish_every
-        published = max(self.first_step, self.step // every * every)
-        self.grants[pool] = Grant(published, window)
+        self.grants[pool] = Grant(self.weights_step, window, self.weights)
         return self.grants[pool]
 
     def _may_score(self, pool: int) -> bool:
@@ -186,8 +197,12 @@ class Ledger:
             return True
         if pool >= self.oldest_unscored + self.limits.window:
             return False
-        others = 0 if pool == self.oldest_unscored else sum(self.reserved.values())
-        return self.num_selected - self.num_consumed + others < self.limits.max_rows
+        waiting = self.num_selected - self.num_consumed
+        if pool != self.oldest_unscored:
+            return waiting + sum(self.reserved.values()) < self.limits.max_rows
+        # rows of later pools arrive after this one's: nobody can train them to make room for it
+        later = range(pool + 1, pool + self.limits.window)
+        return waiting - sum(self.selected.get(q, 0) for q in later) < self.limits.max_rows
 
     def scored(self, generation: int, record: PoolRecord) -> None:
         """Note what scoring a pool gave; a replay replaces what it gave before."""
@@ -203,7 +218,7 @@ class Ledger:
 
     def _sum(self, record: PoolRecord) -> None:
         totals = self.epochs.setdefault(record.epoch, Totals())
-        before = self.sums.get(record.pool, PoolSums(0, 0, 0, 0, 0.0, 0))
+        before, listed = self.sums.get(record.pool, (PoolSums(0, 0, 0, 0, 0.0, 0), ()))
         now = PoolSums(
             record.num_rows,
             record.num_selected,
@@ -214,10 +229,13 @@ class Ledger:
         )
         for name, old, new in zip(PoolSums._fields, before, now, strict=True):
             setattr(totals, name, getattr(totals, name) + new - old)
-        self.sums[record.pool] = now
         totals.score_seconds += record.seconds
-        for sample in record.nonfinite.tolist():
-            self.nonfinite[sample] = self.nonfinite.get(sample, 0) + 1
+        ids = tuple(record.nonfinite.tolist())
+        self.sums[record.pool] = (now, ids)
+        for sample, change in [*((i, -1) for i in listed), *((i, 1) for i in ids)]:
+            self.nonfinite[sample] = self.nonfinite.get(sample, 0) + change
+            if not self.nonfinite[sample]:
+                del self.nonfinite[sample]
         if totals.num_nonfinite > self.max_nonfinite_fraction * self.rows_per_epoch:
             self.fail(
                 f"{totals.num_nonfinite} of {totals.num_scored} losses in epoch {record.epoch} are "
@@ -237,12 +255,20 @@ class Ledger:
         if self.failure is not None:
             raise NonFiniteError(self.failure)
 
-    def stepped(self, generation: int, step: int, num_consumed: int) -> None:
-        """Note that a step is done and how many rows this generation has trained in all."""
-        if generation != self.generation:
+    def stepped(self, generation: int, step: int, num_consumed: int, weights: Any = None) -> None:
+        """Note that a step is done.
+
+        Args:
+            generation: Of the worker group.
+            step: Optimizer steps done.
+            num_consumed: Rows trained by this generation in all.
+            weights: Where scorers find the weights of that step; needed when `limits.due` says so.
+        """
+        if generation != self.generation or step <= self.step:
             return
-        self.step = max(self.step, step)
-        self.num_consumed = max(self.num_consumed, num_consumed)
+        self.step, self.num_consumed = step, num_consumed
+        if self.limits.due(step, self.weights_step):
+            self.weights_step, self.weights = step, weights
 
     def cursor(self, consumed: dict[int, int]) -> Cursor:
         """Where training stands, given the rows of each pool trained since `open`."""
@@ -265,7 +291,7 @@ class Ledger:
     def _advance(self) -> None:
         while self.oldest_unscored in self.selected:
             self.oldest_unscored += 1
-        horizon = self.oldest_unscored - _MEMORY
+        horizon = self.oldest_unscored - _MEMORY * (self.limits.window or 1)
         for pool in [q for q in self.grants if q < horizon]:
             del self.grants[pool]
 
@@ -292,6 +318,7 @@ class Ledger:
             "ring": None if self.ring is None else self.ring.state_dict(),
             "epochs": {str(epoch): vars(totals).copy() for epoch, totals in self.epochs.items()},
             "nonfinite": {str(sample): count for sample, count in self.nonfinite.items()},
+            "sums": [[q, list(sums), list(ids)] for q, (sums, ids) in self.sums.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -302,4 +329,4 @@ class Ledger:
             self.ring.load_state_dict(state["ring"])
         self.epochs = {int(epoch): Totals(**sums) for epoch, sums in state["epochs"].items()}
         self.nonfinite = {int(sample): count for sample, count in state["nonfinite"].items()}
-
+        self.sums = {q: (PoolSums(*sums), tuple(ids)) for q, sums, ids in state["sums"]}

@@ -56,9 +56,9 @@ class LedgerService:
         self._ledger.scored(generation, record)
         await self._tell()
 
-    async def stepped(self, generation: int, step: int, num_consumed: int) -> None:
+    async def stepped(self, generation: int, step: int, num_consumed: int, weights: Any) -> None:
         """See `Ledger.stepped`."""
-        self._ledger.stepped(generation, step, num_consumed)
+        self._ledger.stepped(generation, step, num_consumed, weights)
         await self._tell()
 
     async def fail(self, message: str) -> None:
@@ -92,8 +92,9 @@ class LedgerService:
 
 
 class LedgerClient:
-    """Handle of the ledger; passes between processes. Methods as in `Ledger`, without waiting
-    where nothing is returned.
+    """Handle of the ledger; passes between processes.
+
+    Methods as in `Ledger`, without waiting where nothing is returned.
 
     Args:
         actor: Handle of the actor.
@@ -108,9 +109,12 @@ class LedgerClient:
         actor: Any = ray.remote(LedgerService)
         return cls(actor.options(num_cpus=0, max_concurrency=1000).remote(ledger))
 
-    def open(self, limits: Limits, cursor: Cursor, num_pools: int, step: int) -> int:
+    def open(
+        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, weights: Any = None
+    ) -> int:
         """Begin a generation; returns its number."""
-        return cast(int, ray.get(self._actor.open.remote(limits, cursor, num_pools, step)))
+        opened = self._actor.open.remote(limits, cursor, num_pools, step, weights)
+        return cast(int, ray.get(opened))
 
     def close(self, generation: int) -> None:
         """Grant nothing more."""
@@ -129,9 +133,9 @@ class LedgerClient:
         """Report a pool, and wait: its rows may not arrive before the ledger counts them."""
         ray.get(self._actor.scored.remote(generation, record))
 
-    def stepped(self, generation: int, step: int, num_consumed: int) -> None:
+    def stepped(self, generation: int, step: int, num_consumed: int, weights: Any = None) -> None:
         """Report a step, without waiting."""
-        self._actor.stepped.remote(generation, step, num_consumed)
+        self._actor.stepped.remote(generation, step, num_consumed, weights)
 
     def fail(self, message: str) -> None:
         """End the run with an error that the driver raises."""

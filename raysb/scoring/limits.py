@@ -1,12 +1,12 @@
-"""From the age a score may have to the two numbers that keep it: rows in flight and pools in flight.
+"""From the age a score may have to the numbers that keep it: rows and pools in flight.
 
 The age of a trained row is the number of optimizer steps between the weights that scored it and the
 weights that it trains. With pools of n rows, W workers and batches of B rows, scoring pool q is
 granted when q is within S pools of the oldest unscored one and fewer than K selected rows wait:
 
 - ahead of the last row of q there are at most K - 1 waiting rows and S n rows of ungranted pools;
-- pools go whole to the worker that has had the fewest rows, so workers differ by n rows at most, and
-  a worker trains the row within ceil((K - 1 + S n + (W - 1) n) / (W B)) steps of the grant;
+- pools go whole to the worker that has had the fewest rows, so workers differ by n rows at most,
+  and a worker trains the row within ceil((K - 1 + S n + (W - 1) n) / (W B)) steps of the grant;
 - weights are at most m - 1 steps old at the grant if every m-th step publishes.
 
     age <= ceil((K - 1 + (S + W - 1) n) / (W B)) - 1 + (m - 1)
@@ -40,9 +40,19 @@ class Limits:
     publish_every: int = 1
     max_age: int | None = None
 
+    def due(self, step: int, published: int) -> bool:
+        """Whether a step publishes its weights, after the last publication at `published`."""
+        return step - published >= self.publish_every
+
 
 def age_bound(
-    *, max_rows: int, window: int, pool_rows: int, batch_size: int, num_workers: int, publish_every: int
+    *,
+    max_rows: int,
+    window: int,
+    pool_rows: int,
+    batch_size: int,
+    num_workers: int,
+    publish_every: int,
 ) -> int:
     """The largest age in steps that the gate allows; the formula above."""
     rows = max_rows - 1 + (window + num_workers - 1) * pool_rows
@@ -82,7 +92,9 @@ def limits_for(
     if max_staleness_steps == "auto":
         rows, window = least_rows + 2 * max(global_batch, pool_rows), wanted_window
     else:
-        rows, window = _fit(int(max_staleness_steps), least_rows, wanted_window, publish_every, sizes)
+        rows, window = _fit(
+            int(max_staleness_steps), least_rows, wanted_window, publish_every, sizes
+        )
     age = age_bound(max_rows=rows, window=window, publish_every=publish_every, **sizes)
     return Limits(
         global_batch=global_batch,
@@ -107,5 +119,6 @@ def _fit(
         f"scoring.max_staleness_steps={bound}: with train.num_workers={workers}, train.batch_size="
         f"{sizes['batch_size']}, scoring.batch_size={n} and scoring.publish_every={publish_every} "
         f"the smallest bound is {least} steps, below it the workers would wait for each other for "
-        f"ever. Allow {least} or more, make pools smaller (scoring.batch_size), or set 0 for lockstep"
+        f"ever. Allow {least} or more, make pools smaller (scoring.batch_size), or set 0 for "
+        "lockstep"
     )

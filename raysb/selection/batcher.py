@@ -37,11 +37,6 @@ class Batcher:
 
     @property
     def seen(self) -> bool:
-        """Whether a row was ever pushed."""
-        return self._template is not None and num_rows(self._template) > 0
-
-    @property
-    def seen(self) -> bool:
         """Whether a row was ever pushed: whether `flush` can pad without a template."""
         return self._template is not None and num_rows(self._template) > 0
 

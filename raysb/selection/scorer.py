@@ -1,11 +1,11 @@
 """Scoring and selecting a pool: what a scorer actor does, and the local engine in its own process.
 
-Selection happens where the losses are made, so rows that are not worth a backward pass never travel.
+Selection happens where the losses are made: rows not worth a backward pass never travel.
 """
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import nn
@@ -105,8 +105,8 @@ class Scorer:
         selector: Chooses by score.
         gate: The ledger.
         history: What is known per sample.
-        weights: `(model) -> fetch`, where `fetch(at_least)` brings the model up to date and
-            returns the step of its weights.
+        fetcher: `(model) -> fetch`, where `fetch(weights)` brings the model to the weights that a
+            grant carries and returns their step.
         epoch_of: Epoch of a pool.
         generation: Of the worker group that this scorer serves.
         seed: The run's seed.
@@ -120,7 +120,7 @@ class Scorer:
         selector: Selector,
         gate: Gate,
         history: Records,
-        weights: Callable[[nn.Module], Callable[[int], int]],
+        fetcher: Callable[[nn.Module], Callable[[Any], int]],
         epoch_of: Callable[[int], int],
         *,
         generation: int,
@@ -137,7 +137,7 @@ class Scorer:
         self._seed = seed
         self._dtype = dtype
         self._model = task.build(seed).to(device)
-        self._fetch = weights(self._model)
+        self._fetch = fetcher(self._model)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the selected rows of a pool; none when there is nothing to score any more."""
@@ -154,7 +154,7 @@ class Scorer:
             self._selector,
             batch,
             window=grant.window,
-            weights_step=self._fetch(grant.weights_step),
+            weights_step=self._fetch(grant.weights),
             epoch=self._epoch_of(pool),
             seed=self._seed,
             dtype=self._dtype,

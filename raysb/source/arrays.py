@@ -1,7 +1,7 @@
 """Rows from arrays in memory: every epoch a true permutation of all rows."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,14 +74,14 @@ class ArraySource:
         rows = np.arange(start, stop) if epoch is None else self._permutation(epoch)[start:stop]
         return {name: column[rows] for name, column in self._columns.items()}
 
-    def restrict(self, part: Part) -> Self:
+    def restrict(self, part: Part) -> "ArraySource":
         """The rows of one part of a split by id."""
         return self.subset(np.flatnonzero(part.keep(self.ids)))
 
-    def subset(self, rows: npt.NDArray[np.int64]) -> Self:
+    def subset(self, rows: npt.NDArray[np.int64]) -> "ArraySource":
         """A source of the given rows, which keep their ids."""
         chosen = {name: column[rows] for name, column in self._columns.items()}
-        return type(self)(chosen, seed=self._seed)
+        return ArraySource(chosen, seed=self._seed)
 
     def label_bounds(self, column: str) -> tuple[int, int] | None:
         """Smallest and largest value of an integer column; None where it is not of integers."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raysb.errors import DataError
-from raysb.schema import ID, Source, take
+from raysb.schema import ID, Source
 from raysb.source.arrays import ArraySource, as_array
 from raysb.source.demo import DEMOS, held_out
 from raysb.source.formats import SAMPLE, decode_columns, find_formats
@@ -90,8 +91,8 @@ class _Demo(ArraySource):
     """A demo set, which knows its own test rows."""
 
     def part(self, *, test: bool) -> ArraySource:
-        mask = held_out(self.ids, self.columns["label"].astype(np.int64)) == test
-        return ArraySource(take(self.columns, mask), seed=self._seed)
+        labels = self.columns["label"].astype(np.int64)
+        return self.subset(np.flatnonzero(held_out(self.ids, labels) == test))
 
 
 def _open(given: Any, data: Data, seed: int, key: str) -> Any:
@@ -190,11 +191,11 @@ def _shapes(rows: Source, data: Data, key: str) -> dict[str, tuple[int, ...]]:
     wanted = [*data.inputs] if data.target is None else [*data.inputs, data.target]
     check_columns([*wanted, ID], list(first), key)
     if data.target is not None:
-        target = first[data.target]
-        if target.dtype.kind in "USM" or isinstance(target.flat[0], str | bytes):
+        value = first[data.target].ravel()[:1].tolist()
+        if isinstance(value[0] if value else 0, str | bytes | date):
             raise DataError(
-                f"{key}: the target {data.target!r} holds {target.flat[0]!r}, which is no number. "
-                "Labels must be integers from 0: number the classes."
+                f"{key}: the target {data.target!r} holds {value[0]!r}, which is no number. Labels "
+                "must be integers from 0: number the classes."
             )
     return {name: first[name].shape[1:] for name in wanted}
 

@@ -1,6 +1,6 @@
 """What the sources of this package can do beyond `schema.Source`, and checks that they share."""
 
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ FILE_SHIFT = 40  # a row without an id gets file << 40 | row: 8 million files of
 class Table(Source, Protocol):
     """A source that can also be split and asked about a column without being read in order."""
 
-    def restrict(self, part: Part) -> Self:
+    def restrict(self, part: Part) -> "Table":
         """The same rows in the same order, but only those of one part of a split by id."""
 
     def label_bounds(self, column: str) -> tuple[int, int] | None:

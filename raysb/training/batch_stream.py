@@ -271,7 +271,7 @@ class BatchStream(abc.ABC):
         return total, rows
 
     def mean_age(self) -> float | None:
-        """Mean age of this worker's trained rows so far, in steps; `None` where nothing is scored."""
+        """Mean age of this worker's trained rows, in steps; `None` where nothing is scored."""
         return self._age_sum / self._aged_rows if self._aged_rows else None
 
     # --- state ---------------------------------------------------------------------------------
@@ -297,16 +297,16 @@ class BatchStream(abc.ABC):
             return
         rows = np.flatnonzero(fresh)
         mine = score(self.task, model, {k: v[rows] for k, v in batch.items()}).losses
-        theirs = batch[LOSS][rows]
+        theirs = batch[LOSS][rows].astype(np.float32)
         worst = int(np.argmax(np.abs(mine - theirs)))
         tolerance = LARGEST_DIFFERENCE * max(1.0, abs(float(mine[worst]))) * self._slack()
         if abs(float(mine[worst] - theirs[worst])) > tolerance:
             raise ModelError(
-                f"the scorer's loss of id {int(batch[ID][rows][worst])} is {theirs[worst]:.6g}, the "
-                f"worker's {mine[worst]:.6g} at the same weights: selection would rank something "
-                "else than what is trained. Likely reasons: the model's builder draws weights that "
-                "the run's seed does not fix and that are frozen, forward normalises differently in "
-                "one process, or the loss depends on the other rows of its batch"
+                f"the scorer's loss of id {int(batch[ID][rows][worst])} is {theirs[worst]:.6g}, "
+                f"the worker's {mine[worst]:.6g} at the same weights: selection would rank "
+                "something else than what is trained. Likely reasons: the model's builder draws "
+                "weights that the run's seed does not fix and that are frozen, forward normalises "
+                "differently in one process, or the loss depends on the other rows of its batch"
             )
 
     def _slack(self) -> float:
@@ -320,4 +320,3 @@ def unwrap(model: nn.Module) -> nn.Module:
         inner: nn.Module = model.module
         return inner
     return model
-

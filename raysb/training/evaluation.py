@@ -40,7 +40,12 @@ def evaluate(
         scores = score(task, model, prepare(batch) if prepare else batch)
         sums += [scores.losses.sum(dtype=np.float64), len(scores.losses), 0, 0]
         if scores.correct is not None:
-            sums += [0, 0, len(scores.correct) - scores.correct.sum(dtype=np.int64), len(scores.correct)]
+            sums += [
+                0,
+                0,
+                len(scores.correct) - scores.correct.sum(dtype=np.int64),
+                len(scores.correct),
+            ]
     loss, rows, wrong, judged = exchange.sum(sums)
     result = {"eval/loss": loss / max(rows, 1)}
     if judged:

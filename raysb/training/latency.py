@@ -14,7 +14,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 WAIT_S = 0.005
 
 
-class ShortWaits(ExecutionCallback):  # type: ignore[misc]
+class ShortWaits(ExecutionCallback):
     """Shortens the two waits in the process that runs the execution, which runs nothing else."""
 
     def before_execution_starts(self, executor: Any) -> None:

@@ -60,9 +60,7 @@ class StreamSpec:
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:
         """A pool's rows, decoded and augmented."""
-        return read_pool(
-            self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs
-        )
+        return read_pool(self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs)
 
 
 def with_weights(batch: Batch) -> Batch:

@@ -32,7 +32,7 @@ from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
 from raysb.training.spec import StreamSpec, with_weights
-from raysb.weights import FlatState, WeightStore
+from raysb.weights import FlatState, Published, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 _END = object()
@@ -113,8 +113,7 @@ class RayStream(BatchStream):
     ) -> None:
         self._handle = handle
         super().__init__(handle.get_spec(), device=device, on_step=on_step)
-        self._weights = WeightStore(handle.board, handle.name)
-        self._flat: FlatState | None = None
+        self._weights: WeightStore | None = None
         self._split: Any = None
 
     # --- opening -------------------------------------------------------------------------------
@@ -126,9 +125,9 @@ class RayStream(BatchStream):
         self._limits = self._limits_for(batch_size, plan)
         if self.exchange.rank == 0:
             self._generation = self._handle.ledger.open(
-                self._limits, self.cursor, plan.num_pools, self.num_steps
+                self._limits, self.cursor, plan.num_pools, self.num_steps, self._first(model)
             )
-            self._publish_first(model)
+            self._teller = Teller(self._handle.ledger, self._generation)
             splits = self._build(plan, batch_size).streaming_split(
                 self.exchange.world_size, equal=False, locality_hints=None
             )
@@ -152,13 +151,15 @@ class RayStream(BatchStream):
             publish_every=scoring.publish_every,
         )
 
-    def _publish_first(self, model: nn.Module | None) -> None:
-        """The weights of this generation's first scores, before anything is granted."""
+    def _first(self, model: nn.Module | None) -> Published | None:
+        """The weights of this generation's first scores."""
+        self._published_at = self.num_steps
         if not self.spec.scored:
-            return
-        state = FlatState(model if model is not None else self.spec.task.build(self.spec.seed))
-        self._flat = state if model is not None else None
-        self._weights.publish(state, generation=self._generation, step=self.num_steps)
+            return None
+        if model is not None:
+            self._weights = WeightStore(live=FlatState(model))
+            return self._weights.publish(self.num_steps)
+        return WeightStore(live=FlatState(self.task.build(self.spec.seed))).publish(self.num_steps)
 
     def _build(self, plan: PoolPlan, batch_size: int) -> Any:
         """Pool numbers -> rows -> selected rows, as one lazy Ray Data execution."""
@@ -212,15 +213,17 @@ class RayStream(BatchStream):
     def _publish(self, model: nn.Module) -> None:
         if self.exchange.rank != 0:
             return
-        if self.spec.scored and self.num_steps % self._limits.publish_every == 0:
-            if self._flat is None:
-                self._flat = FlatState(model)
-            self._weights.publish(self._flat, generation=self._generation, step=self.num_steps)
-        consumed = self.num_backpropped - self._consumed_before
-        self._handle.ledger.stepped(self._generation, self.num_steps, consumed)
+        packed = None
+        if self.spec.scored and self._limits.due(self.num_steps, self._published_at):
+            if self._weights is None:
+                self._weights = WeightStore(live=FlatState(model))
+            packed = self._weights.pack()
+            self._published_at = self.num_steps
+        self._teller.tell(self.num_steps, self.num_backpropped - self._consumed_before, packed)
 
     def _close(self) -> None:
         if self.exchange.rank == 0:
+            self._teller.close()
             self._handle.ledger.close(self._generation)
 
     def _slack(self) -> float:
@@ -271,7 +274,7 @@ class RayStream(BatchStream):
 
 
 def _pull(split: Any, arrivals: "queue.Queue[Any]") -> None:
-    """Bring blocks of a split, in a thread of its own so that the next is there when it is asked."""
+    """Bring blocks of a split, in a thread of its own: the next is there when it is asked for."""
     try:
         for block in split.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
             arrivals.put(block)
@@ -292,7 +295,7 @@ def user_error(error: BaseException) -> BaseException:
 
 
 class PoolReader:
-    """A reader actor of Ray Data: turns a pool's number into its rows, no further ahead than needed.
+    """A reader actor of Ray Data: turns a pool's number into rows, no further ahead than needed.
 
     Args:
         handle: The stream's actors.
@@ -360,7 +363,6 @@ class PoolScorer:
 
     def __init__(self, handle: StreamHandle, plan: PoolPlan, generation: int) -> None:
         spec = handle.get_spec()
-        store = WeightStore(handle.board, handle.name)
         if handle.history is None:
             raise StreamOrderError("a scorer needs a loss history")
         self._score = Scorer(
@@ -368,7 +370,7 @@ class PoolScorer:
             spec.selector,
             handle.ledger,
             handle.history,
-            lambda model: weight_fetcher(store, model, generation),
+            lambda model: WeightStore(live=FlatState(model)).fetch,
             plan.epoch_of,
             generation=generation,
             seed=spec.seed,
@@ -381,16 +383,35 @@ class PoolScorer:
         return self._score(batch)
 
 
-def weight_fetcher(store: WeightStore, model: nn.Module, generation: int) -> Callable[[int], int]:
-    """A function that brings the model to a step or later, and returns the step it has."""
-    state = FlatState(model)
-    have = -1
+class Teller:
+    """Tells the ledger of steps, in a thread of its own: a step does not wait for the object store.
 
-    def fetch(at_least: int) -> int:
-        nonlocal have
-        if have < at_least:
-            have, flat = store.fetch(generation=generation, at_least=at_least)
-            state.unpack(flat)
-        return have
+    The ledger may learn of a step late, never early, so the bound on ages holds.
 
-    return fetch
+    Args:
+        ledger: Who is told.
+        generation: Of the worker group.
+    """
+
+    def __init__(self, ledger: LedgerClient, generation: int) -> None:
+        self._ledger = ledger
+        self._generation = generation
+        self._steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def tell(self, step: int, num_consumed: int, packed: Any) -> None:
+        """Hand over a step; `packed` weights where it publishes."""
+        self._steps.put((step, num_consumed, packed))
+
+    def close(self) -> None:
+        """Return when all steps are told."""
+        self._steps.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        store = WeightStore()
+        while (told := self._steps.get()) is not None:
+            step, num_consumed, packed = told
+            weights = None if packed is None else store.publish(step, packed)
+            self._ledger.stepped(self._generation, step, num_consumed, weights)

@@ -154,4 +154,3 @@ def distribute(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None
     )
-

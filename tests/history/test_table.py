@@ -250,6 +250,24 @@ def test_a_backward_loss_that_arrives_late_does_not_replace_a_newer_score() -> N
     assert (known.loss[0], known.weights_step[0], known.backward[0]) == (4.0, 7, False)
 
 
+def test_a_backward_loss_stays_the_last_one_when_the_next_score_is_not_finite() -> None:
+    table = LossTable()
+    record(table, 0, [4.0])
+    table.record_backward(np.array([0]), np.array([1.5], np.float32), 2)
+    record(table, 1, [np.nan])
+    known = table.lookup(np.array([0]))
+    assert (known.loss[0], known.weights_step[0], known.backward[0]) == (1.5, 2, True)
+    assert (known.nonfinite[0], known.times_scored[0], known.mean[0]) == (True, 1, 4.0)
+
+
+def test_nonfinite_losses_of_an_id_are_counted_up_to_255_and_in_all_beyond() -> None:
+    table = LossTable()
+    for epoch in range(300):
+        record(table, epoch, [np.inf])
+    assert table.lookup(np.array([0])).times_nonfinite.tolist() == [255]
+    assert table.metrics()["num_nonfinite"] == 300
+
+
 def test_unknown_ids_are_nan_and_zero() -> None:
     table = LossTable()
     for _ in range(2):

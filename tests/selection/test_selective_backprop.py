@@ -88,6 +88,14 @@ def test_every_probability_of_a_stream_equals_the_original_calculator() -> None:
         ring.record(pool, losses)
 
 
+def test_a_row_is_selected_where_its_draw_lies_below_its_probability() -> None:
+    losses = np.random.default_rng(0).permutation(100).astype(np.float32)
+    ids, draws = np.arange(100) * 7, Draws(seed=5, epoch=1)
+    wanted = [i for i in range(100) if draws.uniform(ids)[i] < ((losses[i] + 0.5) / 100) ** 2]
+    chosen = SelectiveBackprop(beta=2).select(ids, losses, LossDistribution(losses), draws)
+    assert chosen.indices.tolist() == wanted
+
+
 def test_class_sorted_scorers_are_ranked_against_each_other() -> None:
     """Two scorers, one with easy rows (mean .2), one with hard ones (2.0): 5.7 % and 44.3 %.
 

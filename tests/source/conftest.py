@@ -6,6 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
+
+# No law here is about time, and the first example of a test also pays for imports.
+settings.register_profile("without_clock", deadline=None)
+settings.load_profile("without_clock")
 
 
 @pytest.fixture

@@ -64,9 +64,23 @@ def test_groups_and_the_rows_within_them_are_shuffled() -> None:
     windows = [set(order["group"][start : start + 200].tolist()) for start in range(0, 1000, 200)]
     assert all(len(window) == 4 for window in windows)
     assert windows != [set(range(start, start + 4)) for start in range(0, 20, 4)]
-    inside = order["id"][:200]
-    assert not np.array_equal(inside, np.sort(inside))
+    assert len(set(order["group"][:50].tolist())) == 4  # mixed, not one after the other
     assert not np.array_equal(order["id"], source.read(1, 0, 1000)["id"])
+
+
+def test_one_group_is_shuffled_anew_each_epoch() -> None:
+    source = GroupedSource([100], Groups([100]).load, seed=1, window=1)
+    orders = [source.read(epoch, 0, 100)["id"].tolist() for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    assert list(range(100)) not in orders
+
+
+@pytest.mark.parametrize("epoch", [None, 0])
+def test_a_seek_loads_no_more_than_the_windows_it_needs(epoch: int | None) -> None:
+    groups = Groups([10] * 12)
+    source = GroupedSource([10] * 12, groups.load, seed=1, window=3)
+    source.read(epoch, 60, 90)
+    assert len(groups.loads) == 3
 
 
 @given(sizes, st.integers(1, 6), st.data())

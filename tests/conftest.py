@@ -1,0 +1,38 @@
+"""What several tests share: one Ray cluster for the session, one thread for torch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums of floats depend on the number of threads; tests compare them to the bit."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster of this session's own, with more logical CPUs than the machine has."""
+    from raysb.cluster import NAMESPACE, prepare_environment
+
+    prepare_environment()
+    import logging
+
+    import ray
+
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=12,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        namespace=NAMESPACE,
+    )
+    yield ray
+    ray.shutdown()

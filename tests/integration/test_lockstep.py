@@ -1,0 +1,49 @@
+"""The stream on Ray in lockstep is the local engine, to the last draw."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+sys.path.insert(0, str(Path(__file__).parent))
+import runs
+from runs import Case, Outcome, run, run_locally
+
+ray.cloudpickle.register_pickle_by_value(runs)
+pytestmark = pytest.mark.ray
+
+
+def by_step(outcome: Outcome) -> list[dict[str, list[float]]]:
+    """Rows of each step, ordered by id, whatever worker trained them."""
+    table = outcome.audit.sort_by(
+        [("step", "ascending"), ("pool", "ascending"), ("id", "ascending")]
+    )
+    return table.drop_columns(["loss"]).to_pylist()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lockstep_on_ray_trains_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers):
+    cases = [
+        Case(name="one", actors=1),
+        Case(name="three", actors=3),
+        Case(name="odd", actors=2, count=173, pool=19, batch_size=5, epochs=3),
+    ]
+    outcomes = run(cases, tmp_path, workers=workers)
+    for case in cases:
+        local = run_locally(case, tmp_path / "local", workers=workers)
+        remote = outcomes[case.name]
+        assert by_step(remote) == by_step(local), case.name
+        assert int(remote.numbers["steps"]) == local.numbers["steps"]
+        np.testing.assert_allclose(
+            remote.numbers["parameters"], local.numbers["parameters"], rtol=0, atol=1e-12
+        )
+        if workers == 1:
+            np.testing.assert_array_equal(remote.numbers["parameters"], local.numbers["parameters"])
+        table = remote.handle.history.export()
+        expected = local.handle.history.export()
+        assert table.keys() == expected.keys()
+        np.testing.assert_array_equal(table["id"], expected["id"])
+        np.testing.assert_allclose(table["mean"], expected["mean"], rtol=1e-5)
+        np.testing.assert_array_equal(table["times_selected"], expected["times_selected"])

@@ -1,0 +1,408 @@
+"""The gate, simulated: no deadlock, no age above the bound, nothing lost, nothing counted twice.
+
+The simulator knows nothing of the ledger's inside: scorers that ask, work, crash and ask again;
+pools delivered in order, whole, to the worker that has had the fewest rows; workers that step
+together; news of their steps that arrives late.
+"""
+
+import random
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysb.errors import NonFiniteError
+from raysb.history.ring import LossRing
+from raysb.scoring.ledger import Cursor, Grant, Ledger, PoolRecord, Refusal
+from raysb.scoring.limits import Limits, age_bound, limits_for, smallest_max_rows
+
+NO_LOSSES = np.empty(0, np.float32)
+NO_IDS = np.empty(0, np.int64)
+
+
+def record(pool, selected, rows=10, epoch=0, losses=NO_LOSSES, nonfinite=NO_IDS, correct=None):
+    return PoolRecord(pool, epoch, rows, selected, losses, correct, nonfinite, 0.0)
+
+
+class Simulation:
+    """One generation of scorers and workers around a ledger."""
+
+    def __init__(
+        self, rng, limits, *, n, b, w, scorers, pools, crash=0.0, counts=None, cursor=None, step=0
+    ):
+        self.rng, self.limits, self.n, self.b, self.w = rng, limits, n, b, w
+        self.ledger = Ledger()
+        self.generation = self.ledger.open(limits, cursor or Cursor(), pools, step)
+        self.step, self.first_step, self.num_consumed = step, step, 0
+        self.crash, self.counts, self.seed = crash, counts or self.draw, rng.random()
+        done = cursor.done if cursor else ()
+        self.todo = deque(q for q in range(cursor.low if cursor else 0, pools) if q not in done)
+        self.order = list(self.todo)
+        self.scorers = [None] * scorers  # None or [pool, weights_step or None]
+        self.speeds = [rng.choice([0.05, 1, 1, 5]) for _ in range(scorers)]
+        self.outputs, self.delivered = {}, 0
+        self.queues, self.had = [deque() for _ in range(w)], [0] * w
+        self.news = deque()
+        self.trained, self.scored_rows, self.ages, self.granted = {}, {}, [], {}
+
+    def draw(self, pool):
+        """How many rows a pool selects: the same for the same weights, which a replay has."""
+        rng = random.Random(f"{self.seed} {pool} {self.granted[pool].weights_step}")
+        kind = rng.random()
+        return 0 if kind < 0.3 else self.n if kind > 0.8 else rng.randint(0, self.n)
+
+    def run(self, max_steps=None) -> bool:
+        """Act at random until all is trained; False when nothing can happen any more."""
+        while not self.over() and (max_steps is None or self.step - self.first_step < max_steps):
+            actions = [(self.train, 1.0), (self.hear, 0.5)]
+            actions += [(lambda i=i: self.act(i), s) for i, s in enumerate(self.speeds)]
+            keyed = [(self.rng.random() ** (1 / weight), action) for action, weight in actions]
+            if not any(action() for _, action in sorted(keyed, key=lambda each: -each[0])):
+                return False
+        return True
+
+    def over(self) -> bool:
+        return self.delivered == len(self.order) and not any(self.queues)
+
+    def act(self, i) -> bool:
+        if self.scorers[i] is None:
+            if not self.todo:
+                return False
+            self.scorers[i] = [self.todo.popleft(), None]
+        pool, weights = self.scorers[i]
+        if weights is None:
+            grant = self.ledger.grant(self.generation, pool, self.n)
+            if not isinstance(grant, Grant):
+                return False
+            self.scorers[i][1] = grant.weights_step
+            self.granted[pool] = grant
+            return True
+        crashes = self.rng.random() < self.crash
+        if crashes and self.rng.random() < 0.5:  # before it reports: the call runs again
+            self.scorers[i][1] = None
+            return True
+        selected = self.counts(pool)
+        for _ in range(self.rng.choice([1, 1, 2])):
+            self.ledger.scored(self.generation, record(pool, selected, self.n))
+        if crashes:  # after it reported, before its rows left
+            self.scorers[i][1] = None
+            return True
+        self.outputs[pool] = [(pool, weights)] * selected
+        self.scored_rows[pool] = selected
+        self.scorers[i] = None
+        self.deliver()
+        return True
+
+    def deliver(self) -> None:
+        while self.delivered < len(self.order) and self.order[self.delivered] in self.outputs:
+            rows = self.outputs.pop(self.order[self.delivered])
+            rank = self.had.index(min(self.had))
+            self.had[rank] += len(rows)
+            self.queues[rank].extend(rows)
+            self.delivered += 1
+
+    def train(self) -> bool:
+        ended = self.delivered == len(self.order)
+        if not any(self.queues) or not (ended or all(len(q) >= self.b for q in self.queues)):
+            return False
+        for queue in self.queues:
+            for _ in range(min(self.b, len(queue))):
+                pool, weights = queue.popleft()
+                self.ages.append(self.step - weights)
+                self.trained[pool] = self.trained.get(pool, 0) + 1
+                self.num_consumed += 1
+        self.step += 1
+        self.news.append((self.step, self.num_consumed))
+        return True
+
+    def hear(self) -> bool:
+        if not self.news:
+            return False
+        told = self.news.popleft()
+        self.ledger.stepped(self.generation, *told)
+        if self.rng.random() < 0.3:
+            self.ledger.stepped(self.generation, *told)
+        return True
+
+
+def complete(simulation) -> bool:
+    expected = {pool: k for pool, k in simulation.scored_rows.items() if k}
+    return simulation.trained == expected and len(simulation.scored_rows) == len(simulation.order)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    w=st.integers(1, 4),
+    b=st.integers(1, 6),
+    n=st.integers(1, 9),
+    window=st.integers(1, 6),
+    spare=st.sampled_from([0, 0, 1, 7]),
+    publish_every=st.sampled_from([1, 1, 3]),
+    scorers=st.integers(1, 5),
+    crash=st.sampled_from([0.0, 0.3]),
+)
+def test_from_the_smallest_k_on_nothing_deadlocks_ages_keep_the_bound_and_no_row_is_lost(
+    seed, w, b, n, window, spare, publish_every, scorers, crash
+):
+    sizes = {"pool_rows": n, "batch_size": b, "num_workers": w}
+    rows = smallest_max_rows(**sizes) + spare
+    bound = age_bound(max_rows=rows, window=window, publish_every=publish_every, **sizes)
+    limits = Limits(
+        global_batch=w * b, max_rows=rows, window=window, publish_every=publish_every, max_age=bound
+    )
+    simulation = Simulation(
+        random.Random(seed), limits, n=n, b=b, w=w, scorers=scorers, pools=60, crash=crash
+    )
+    assert simulation.run(), "deadlock"
+    assert complete(simulation)
+    assert max(simulation.ages, default=0) <= bound
+
+
+@pytest.mark.parametrize("w", [1, 2, 3, 4])
+@pytest.mark.parametrize(("b", "n"), [(4, 5), (3, 2), (6, 9)])
+def test_one_row_below_the_smallest_k_there_is_a_schedule_that_deadlocks(w, b, n) -> None:
+    """Every worker one row short of a batch, and all but one with a whole pool besides."""
+    sizes = {"pool_rows": n, "batch_size": b, "num_workers": w}
+    fill = [min(n, b - 1 - start) for start in range(0, b - 1, n)]
+    counts = [k for k in fill for _ in range(w)] + [n] * (w - 1) + [n] * 20
+    for rows, survives in (
+        (smallest_max_rows(**sizes) - 1, False),
+        (smallest_max_rows(**sizes), True),
+    ):
+        limits = Limits(global_batch=w * b, max_rows=rows, window=3)
+        simulation = Simulation(
+            random.Random(0),
+            limits,
+            n=n,
+            b=b,
+            w=w,
+            scorers=1,
+            pools=len(counts),
+            counts=counts.__getitem__,
+        )
+        assert simulation.run() == survives
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    w=st.integers(1, 4),
+    b=st.integers(1, 6),
+    n=st.integers(1, 9),
+    scorers=st.integers(1, 5),
+)
+def test_in_lockstep_every_pool_has_exactly_the_weights_that_its_predecessors_rows_allow(
+    seed, w, b, n, scorers
+):
+    sizes = {"pool_rows": n, "batch_size": b, "num_workers": w, "num_actors": scorers}
+    counts = random.Random(seed + 1).choices(range(n + 1), k=40)
+    simulation = Simulation(
+        random.Random(seed),
+        Limits(global_batch=w * b, lockstep=True),
+        n=n,
+        b=b,
+        w=1,  # whole batches of W B rows, as the rebatched stream of lockstep gives them
+        scorers=scorers,
+        pools=40,
+        crash=0.2,
+        counts=counts.__getitem__,
+    )
+    simulation.b = w * b
+    assert simulation.run(), "deadlock"
+    before = 0
+    for pool, count in enumerate(counts):
+        assert simulation.granted[pool].weights_step == before // (w * b)
+        before += count
+    assert complete(simulation)
+    assert max(simulation.ages, default=0) <= limits_for(0, **sizes).max_age
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), w=st.integers(1, 3), stop=st.integers(0, 30))
+def test_resuming_at_any_cursor_trains_every_row_that_was_not(seed, w, stop) -> None:
+    """Before `low` and in `done` everything is trained; the rest comes again as a whole."""
+    n, b, pools = 7, 3, 30
+    sizes = {"pool_rows": n, "batch_size": b, "num_workers": w}
+    limits = Limits(global_batch=w * b, max_rows=smallest_max_rows(**sizes) + 5, window=4)
+    args = {"n": n, "b": b, "w": w, "scorers": 3, "pools": pools, "crash": 0.1}
+    first = Simulation(random.Random(seed), limits, **args)
+    assert first.run(max_steps=stop)
+    cursor = first.ledger.cursor(first.trained)
+    for pool in (*range(cursor.low), *cursor.done):
+        assert first.trained.get(pool, 0) == first.scored_rows[pool]
+    if cursor.low < pools:
+        assert first.trained.get(cursor.low, 0) < first.scored_rows.get(cursor.low, 1)
+    second = Simulation(
+        random.Random(seed + 1), limits, cursor=cursor, step=first.step, **args
+    )
+    assert second.run(), "deadlock"
+    assert complete(second)
+    assert {*range(cursor.low), *cursor.done, *second.order} == set(range(pools))
+    assert second.ledger.cursor(second.trained).low == pools
+
+
+def opened(limits=None, **args):
+    ledger = Ledger(**args)
+    return ledger, ledger.open(limits or Limits(global_batch=4, max_rows=20, window=3), Cursor(), 99, 0)
+
+
+def test_calls_of_another_generation_are_refused_and_change_nothing() -> None:
+    ledger, old = opened(ring=LossRing(10))
+    ledger.grant(old, 0, 10)
+    ledger.scored(old, record(0, 5, losses=np.ones(10, np.float32)))
+    new = ledger.open(ledger.limits, Cursor(), 99, 7)
+    before = ledger.progress() | {"window": ledger.ring.window().tolist()}
+    assert ledger.grant(old, 1, 10) is Refusal.CLOSED
+    assert ledger.admit(old, 1, 2) is Refusal.CLOSED
+    ledger.scored(old, record(1, 5, losses=np.full(10, 9, np.float32)))
+    ledger.stepped(old, 50, 500)
+    ledger.close(old)
+    assert ledger.progress() | {"window": ledger.ring.window().tolist()} == before
+    assert ledger.grant(new, 0, 10).weights_step == 7
+    ledger.close(new)
+    assert ledger.grant(new, 1, 10) is Refusal.CLOSED
+
+
+def test_a_call_that_runs_twice_changes_nothing() -> None:
+    ledger, g = opened(ring=LossRing(50), rows_per_epoch=1000)
+    told = record(
+        0, 4, losses=np.arange(8, dtype=np.float32), nonfinite=np.array([7, 9]), correct=3
+    )
+    seen = []
+    for _ in range(3):
+        ledger.grant(g, 0, 10)
+        ledger.scored(g, told)
+        ledger.stepped(g, 1, 4)
+        seen.append((ledger.progress(), ledger.ring.window().tolist(), dict(ledger.nonfinite)))
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[0][2] == {7: 1, 9: 1}
+    ledger.stepped(g, 0, 0)  # old news that arrives last
+    assert (ledger.step, ledger.num_consumed) == (1, 4)
+
+
+def totals(ledger):
+    return {
+        epoch: (t.num_scored, t.num_selected, t.num_correct, t.num_judged, t.loss_sum)
+        for epoch, t in ledger.epochs.items()
+    }
+
+
+def scored_once(ledger, g, pool, value, selected):
+    ledger.grant(g, pool, 10)
+    losses = np.full(10, value, np.float32)
+    ledger.scored(g, record(pool, selected, epoch=pool // 2, losses=losses, correct=selected))
+
+
+def test_a_pool_that_is_scored_again_replaces_what_it_gave_also_in_a_later_generation() -> None:
+    ledger, g = opened(Limits(global_batch=4), ring=LossRing(100))
+    for pool in range(3):
+        scored_once(ledger, g, pool, 1.0, 5)
+    scored_once(ledger, g, 1, 3.0, 2)
+    assert totals(ledger) == {0: (20, 7, 7, 20, 40.0), 1: (10, 5, 5, 10, 10.0)}
+    g = ledger.open(ledger.limits, Cursor(1), 99, 3)
+    scored_once(ledger, g, 1, 2.0, 4)
+    scored_once(ledger, g, 2, 5.0, 1)
+    assert totals(ledger) == {0: (20, 9, 9, 20, 30.0), 1: (10, 1, 1, 10, 50.0)}
+    assert ledger.ring.window().tolist() == [1.0] * 10 + [2.0] * 10 + [5.0] * 10
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["new process", "same ledger"])
+def test_sums_are_replaced_too_when_a_checkpoint_is_taken_up(fresh) -> None:
+    """Pools past the cursor were scored before the checkpoint, and are scored again after it."""
+    ledger, g = opened(Limits(global_batch=4), ring=LossRing(100))
+    for pool in range(4):
+        scored_once(ledger, g, pool, 1.0, 5)
+    state = ledger.state_dict()
+    scored_once(ledger, g, 4, 1.0, 5)  # after the checkpoint: as if it had never been
+    resumed = Ledger(ring=LossRing(100)) if fresh else ledger
+    resumed.load_state_dict(state)
+    g = resumed.open(Limits(global_batch=4), Cursor(2), 99, 3)
+    for pool in range(2, 6):
+        scored_once(resumed, g, pool, 2.0, 3)
+    assert totals(resumed) == {
+        0: (20, 10, 10, 20, 20.0),
+        1: (20, 6, 6, 20, 40.0),
+        2: (20, 6, 6, 20, 40.0),
+    }
+
+
+def test_nan_losses_pass_up_to_the_limit_and_then_end_the_run_naming_ids() -> None:
+    ledger, g = opened(Limits(global_batch=4), rows_per_epoch=1000, max_nonfinite_fraction=0.01)
+    ledger.grant(g, 0, 100)
+    ledger.scored(g, record(0, 5, rows=100, nonfinite=np.arange(100, 110)))
+    ledger.raise_failure()
+    assert ledger.grant(g, 1, 100) is not Refusal.CLOSED
+    ledger.scored(g, record(1, 5, rows=100, nonfinite=np.array([4242])))
+    assert ledger.grant(g, 2, 100) is Refusal.CLOSED
+    with pytest.raises(NonFiniteError, match="11 of 200 losses in epoch 0") as caught:
+        ledger.raise_failure()
+    for part in ("max_nonfinite_fraction=0.01", "100, 101", "nonfinite.json", "train.lr"):
+        assert part in str(caught.value)
+    assert ledger.nonfinite.keys() == {*range(100, 110), 4242}
+
+
+def test_the_limit_of_nan_losses_counts_each_epoch_for_itself() -> None:
+    ledger, g = opened(Limits(global_batch=4), rows_per_epoch=100, max_nonfinite_fraction=0.01)
+    for epoch in range(5):
+        ledger.grant(g, epoch, 10)
+        ledger.scored(g, record(epoch, 5, epoch=epoch, nonfinite=np.array([3])))
+    ledger.raise_failure()
+    assert ledger.nonfinite == {3: 5}
+
+
+def test_nothing_grows_with_the_run_once_checkpoints_are_behind_it() -> None:
+    ledger, g = opened(Limits(global_batch=4, max_rows=30, window=3), ring=LossRing(50))
+    sizes = []
+    for pool in range(500):
+        scored_once(ledger, g, pool, 1.0, 4)
+        ledger.stepped(g, pool + 1, 4 * (pool + 1))
+        if pool % 10 == 9:
+            ledger.forget(pool - 5)
+            held = (ledger.selected, ledger.sums, ledger.grants, ledger.reserved)
+            sizes.append(sum(map(len, held)))
+    assert max(sizes[10:]) == max(sizes[20:]) <= 100
+    assert ledger.cursor({pool: 4 for pool in range(500)}) == Cursor(500)
+    ledger.forget(3)  # an older one that arrives late
+    assert ledger.low == 494
+
+
+def test_readers_stay_within_the_window_and_the_lead() -> None:
+    ledger, g = opened(Limits(global_batch=4, max_rows=20, window=3))
+    assert [ledger.admit(g, pool, 2) for pool in range(7)] == [None] * 5 + [Refusal.WAIT] * 2
+    ledger.grant(g, 0, 10)
+    ledger.scored(g, record(0, 0))
+    assert ledger.admit(g, 5, 2) is None
+    g = ledger.open(Limits(global_batch=4, lockstep=True), Cursor(), 99, 0)
+    assert [ledger.admit(g, pool, 1) for pool in range(3)] == [None, None, Refusal.WAIT]
+    g = ledger.open(Limits(global_batch=4), Cursor(), 99, 0)
+    assert ledger.admit(g, 98, 0) is None
+
+
+def test_the_oldest_pool_ignores_what_others_have_reserved() -> None:
+    ledger, g = opened(Limits(global_batch=4, max_rows=10, window=3))
+    assert isinstance(ledger.grant(g, 1, 10), Grant)
+    assert ledger.grant(g, 2, 10) is Refusal.WAIT
+    assert isinstance(ledger.grant(g, 0, 10), Grant)
+    assert ledger.progress()["reserved"] == {1: 10, 0: 10}
+
+
+def test_the_grants_weights_are_the_last_published_ones() -> None:
+    """Those of the start, then of every fourth step after it; what is said between is not heard."""
+    ledger = Ledger()
+    g = ledger.open(Limits(global_batch=4, publish_every=4), Cursor(), 99, 6, "weights 6")
+    seen = []
+    for step in range(6, 16):
+        ledger.stepped(g, step, 0, f"weights {step}")
+        grant = ledger.grant(g, step, 1)
+        assert grant.weights == f"weights {grant.weights_step}"
+        seen.append(grant.weights_step)
+    assert seen == [6] * 4 + [10] * 4 + [14] * 2
+
+
+def test_a_state_of_another_version_is_refused() -> None:
+    state = Ledger().state_dict() | {"version": 9}
+    with pytest.raises(ValueError, match="version 9"):
+        Ledger().load_state_dict(state)
