@@ -109,7 +109,8 @@ class SelectiveTrainer:
             num_readers=data.num_readers,
             seed=seed,
         )
-        check_first_rows(spec, training, optimizer)
+        workers = getattr(scaling_config, "num_workers", training.num_workers)
+        check_first_rows(spec, training, optimizer, workers)
         self.engine = engine
         self._scaling_config = scaling_config
         self._run_config = run_config

@@ -38,4 +38,6 @@ class Audit:
 def read_audit(folder: str | os.PathLike[str]) -> pa.Table:
     """All rows trained, in the order of steps and workers."""
     files = sorted(Path(folder).glob("step-*.parquet"))
+    if not files:
+        return pa.table({name: pa.array([], pa.int64()) for name in ("step", ID)})
     return pa.concat_tables([pq.read_table(file) for file in files])

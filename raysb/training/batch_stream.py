@@ -41,7 +41,8 @@ class BatchStream(abc.ABC):
         num_backpropped: Rows trained by all workers.
         num_scored: Rows scored up to the newest row trained.
         epoch: Oldest epoch that some worker has yet to finish.
-        fraction: Share of all pools that lie behind the newest row trained, in [0, 1].
+        fraction: Share of the run's rows whose pools lie before that of the newest row trained;
+            of the rows trained, where nothing is scored. In [0, 1], 1 at the end.
         wait_seconds: Time this worker has waited for rows.
         max_age: Largest age of a trained row, in steps.
     """
@@ -192,7 +193,9 @@ class BatchStream(abc.ABC):
         self.epoch = int(everyone[:, 2].min())
         newest = int(everyone[:, 3].max()) + 1
         self.num_scored = plan.rows_before(newest) if self.spec.scored else 0
-        self.fraction = newest / plan.num_pools
+        # what lies behind, not what is under way: a schedule ends after the last row, not before
+        behind = plan.rows_before(newest - 1) if self.spec.scored else self.num_backpropped
+        self.fraction = min(behind / plan.rows_before(plan.num_pools), 1.0)
         return self._pad(batch)
 
     def _pad(self, batch: Batch) -> Batch:

@@ -13,14 +13,24 @@ from raysb.training.spec import StreamSpec
 ROWS = 8
 
 
-def check_first_rows(spec: StreamSpec, training: Training, optimizer: Any = None) -> None:
-    """Score a few rows in this process, and build the optimizer.
+def check_first_rows(
+    spec: StreamSpec, training: Training, optimizer: Any = None, num_workers: int | None = None
+) -> None:
+    """Score a few rows in this process, build the optimizer, and see whether the bounds can hold.
+
+    Args:
+        spec: What is to be read, scored, selected and trained.
+        training: Epochs, batch size, optimizer.
+        optimizer: As given to the trainer.
+        num_workers: Train workers, `None`: `training.num_workers`.
 
     Raises:
         DataError: The rows cannot be read or decoded.
         ModelError: The model does not accept them, or the loss is not one per sample.
-        ValueError: The optimizer does not take its arguments.
+        ValueError: The optimizer does not take its arguments, or `scoring.max_staleness_steps` is
+            below what the sizes allow.
     """
+    spec.limits(training.batch_size, num_workers or training.num_workers)
     plan = spec.plan(training.batch_size, training.epochs)
     model = spec.task.build(spec.seed)
     score(spec.task, model, take(spec.read(plan, 0), slice(0, ROWS)))

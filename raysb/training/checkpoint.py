@@ -66,15 +66,19 @@ def load(folder: Path, *, model: nn.Module) -> dict[str, Any]:
 
 
 def save_atomically(folder: Path, **parts: Any) -> None:
-    """Write a checkpoint beside its place, then move it there: it is whole or absent."""
+    """Write a checkpoint beside its place, then move it there: it is whole or absent.
+
+    One that is there already, of the same step, gives way.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save(draft, **parts)
-        os.replace(draft, folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        save(beside / "new", **parts)
+        if folder.exists():
+            os.replace(folder, beside / "old")
+        os.replace(beside / "new", folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def rng_state() -> dict[str, Any]:

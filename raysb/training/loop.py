@@ -70,7 +70,8 @@ class Loop:
     def run(self) -> dict[str, Any]:
         """Train; returns the last line of metrics."""
         training, stream = self._training, self._stream
-        epoch = stream.epoch
+        # the epoch to resume in: earlier ones were evaluated before the checkpoint
+        epoch = stream.spec.plan(training.batch_size, training.epochs).epoch_of(stream.cursor.low)
         batches = stream.iter_batches(
             batch_size=training.batch_size,
             epochs=training.epochs,

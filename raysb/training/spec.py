@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysb.schema import PROBABILITY, WEIGHT, Batch, Source, num_rows
+from raysb.scoring.limits import Limits, limits_for
 from raysb.scoring.settings import Scoring
 from raysb.selection.base import Selector
 from raysb.source.augment import Augmentation, none
@@ -56,6 +57,21 @@ class StreamSpec:
         """The pools of a run."""
         return PoolPlan(
             num_rows=self.source.num_rows, pool_rows=self.pool_rows(batch_size), epochs=epochs
+        )
+
+    def limits(self, batch_size: int, num_workers: int) -> Limits:
+        """What the ledger is to enforce.
+
+        Raises:
+            ValueError: `scoring.max_staleness_steps` is below the smallest bound of these sizes.
+        """
+        return limits_for(
+            self.scoring.max_staleness_steps if self.scored else "auto",
+            pool_rows=self.pool_rows(batch_size),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            num_actors=self.scoring.num_actors if self.scored else self.num_readers,
+            publish_every=self.scoring.publish_every,
         )
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:

@@ -25,7 +25,6 @@ from raysb.history.shards import LossHistory
 from raysb.schema import POOL, Batch, num_rows, take
 from raysb.scoring.ledger import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
-from raysb.scoring.limits import Limits, limits_for
 from raysb.selection.scorer import Scorer
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
@@ -122,7 +121,7 @@ class RayStream(BatchStream):
         self.exchange = Exchange()
         plan = self.spec.plan(batch_size, epochs)
         self._consumed_before = self.num_backpropped
-        self._limits = self._limits_for(batch_size, plan)
+        self._limits = self.spec.limits(batch_size, self.exchange.world_size)
         if self.exchange.rank == 0:
             self._generation = self._handle.ledger.open(
                 self._limits, self.cursor, plan.num_pools, self.num_steps, self._first(model)
@@ -139,17 +138,6 @@ class RayStream(BatchStream):
 
     def _key(self) -> str:
         return f"splits/{self._handle.name}"
-
-    def _limits_for(self, batch_size: int, plan: PoolPlan) -> Limits:
-        scoring = self.spec.scoring
-        return limits_for(
-            scoring.max_staleness_steps if self.spec.scored else "auto",
-            pool_rows=plan.pool_rows,
-            batch_size=batch_size,
-            num_workers=self.exchange.world_size,
-            num_actors=scoring.num_actors if self.spec.scored else self.spec.num_readers,
-            publish_every=scoring.publish_every,
-        )
 
     def _first(self, model: nn.Module | None) -> Published | None:
         """The weights of this generation's first scores."""

@@ -55,6 +55,7 @@ class Case:
     stale: Any = 0
     selector: Any = field(default_factory=lambda: SelectiveBackprop(beta=1.0, history=64))
     iterate: dict[str, Any] = field(default_factory=dict)
+    forward: Any = field(default_factory=lambda: inputs("x"))
 
     def stream(self, **options: Any) -> SelectiveStream:
         """The stream, with its name."""
@@ -63,7 +64,7 @@ class Case:
         return SelectiveStream(
             rows(self.count),
             model=build_net,
-            forward=inputs("x"),
+            forward=self.forward,
             loss=cross_entropy("label"),
             selector=self.selector,
             scoring=Scoring(
@@ -80,16 +81,12 @@ class Case:
 
 def consume(case: Case, folder: str) -> dict[str, Any]:
     """In a worker: train on the stream from its beginning to its end."""
-    from functools import partial
-
-    model = nn.Module()
     stream = get_stream(case.name)
     stream._on_step = Audit(f"{folder}/{case.name}")
     model = stream.task.build(stream.spec.seed)
     learner = Learner(
         stream.task, distribute(model), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     )
-    del partial
     batches = stream.iter_batches(
         batch_size=case.batch_size, epochs=case.epochs, model=learner.model, **case.iterate
     )

@@ -1,0 +1,44 @@
+"""Every row of every epoch is trained exactly once when all are selected, on any layout."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+sys.path.insert(0, str(Path(__file__).parent))
+import runs
+from runs import Case, run
+
+from raysb.selection import SelectiveBackprop, Uniform
+from raysb.source.plan import PoolPlan
+
+ray.cloudpickle.register_pickle_by_value(runs)
+pytestmark = pytest.mark.ray
+
+EVERYTHING = SelectiveBackprop(min_probability=1.0)
+CASES = [
+    Case(name="uniform", selector=Uniform(), stale="auto", count=203, pool=128, batch_size=8),
+    Case(name="one", selector=EVERYTHING, stale="auto", count=203, pool=40),
+    Case(name="two", selector=EVERYTHING, stale="auto", count=203, pool=40, actors=2),
+    Case(name="small", selector=EVERYTHING, stale="auto", count=61, pool=7, actors=2, batch_size=5),
+    Case(name="large", selector=EVERYTHING, stale=None, count=203, pool=500, actors=2),
+]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_id_is_trained_exactly_once_an_epoch(ray_cluster, tmp_path, workers):
+    outcomes = run(CASES, tmp_path, workers=workers)
+    for case in CASES:
+        spec = case.stream().spec
+        plan = PoolPlan(
+            num_rows=case.count, pool_rows=spec.pool_rows(case.batch_size), epochs=case.epochs
+        )
+        audit = outcomes[case.name].audit
+        epochs = plan.epoch_of(audit["pool"].to_numpy())
+        for epoch in range(case.epochs):
+            ids = np.sort(audit["id"].to_numpy()[epochs == epoch])
+            np.testing.assert_array_equal(ids, np.arange(case.count), case.name)
+        assert int(outcomes[case.name].numbers["backpropped"]) == case.count * case.epochs
+        assert set(audit["probability"].to_pylist()) == {1.0}

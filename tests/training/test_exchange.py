@@ -1,0 +1,85 @@
+"""Every worker sees every worker's numbers; evaluation sums over them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from raysb.training.exchange import Exchange
+
+
+def test_one_worker_gathers_its_own_row() -> None:
+    for exchange in (Exchange(alone=True), Exchange()):  # no process group here
+        numbers = np.array([1.0, 2.0**62, -1.0])
+        assert exchange.gather(numbers).tolist() == [numbers.tolist()]
+        assert exchange.sum(numbers).tolist() == numbers.tolist()
+        assert exchange.gather_objects({"a": 1}) == [{"a": 1}]
+        assert (exchange.rank, exchange.world_size) == (0, 1)
+
+
+SCRIPT = """
+import json, sys, numpy as np, torch, torch.distributed as dist
+from torch import nn
+from raysb.source.arrays import ArraySource
+from raysb.task import Task, inputs
+from raysb.training.evaluation import evaluate
+from raysb.training.exchange import Exchange
+
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
+exchange = Exchange()
+found = {
+    "where": [exchange.rank, exchange.world_size],
+    "gather": exchange.gather(np.array([rank, 2.0**62 * (rank == 1), .1 * rank])).tolist(),
+    "sum": exchange.sum(np.array([1.0, rank])).tolist(),
+    "objects": exchange.gather_objects({rank: "x" * rank}) == [{0: ""}, {1: "x"}, {2: "xx"}],
+    "alone": Exchange(alone=True).world_size,
+}
+rng = np.random.default_rng(0)
+task = Task(model=lambda: nn.Linear(4, 3), forward=inputs("x"),
+            loss=lambda o, b: nn.functional.cross_entropy(o, b["label"], reduction="none"),
+            correct=lambda o, b: o.argmax(1) == b["label"])
+for rows in (103, 5):   # 5: some workers have nothing to evaluate
+    x = rng.normal(size=(rows, 4)).astype(np.float32)
+    source = ArraySource({"x": x, "label": rng.integers(0, 3, rows)})
+    model = task.build(0)
+    found[str(rows)] = [evaluate(task, model, source, each, batch_size=10)
+                        for each in (exchange, Exchange(alone=True))]
+json.dump(found, open(f"{out}/{rank}.json", "w"))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.gloo
+def test_three_workers_decide_on_the_same_numbers_and_evaluate_as_one(tmp_path) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store"), str(tmp_path)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=120)
+            assert worker.returncode == 0, errors
+    finally:
+        for worker in workers:
+            worker.kill()
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    for rank, one in enumerate(found):
+        assert one["where"] == [rank, 3]
+        assert one["gather"] == [[0, 0, 0], [1, 2.0**62, 0.1], [2, 0, 0.2]]
+        assert one["sum"] == [3, 3]
+        assert one["objects"]
+        assert one["alone"] == 1
+        for rows in ("103", "5"):
+            together, alone = one[rows]
+            assert together == pytest.approx(alone, rel=1e-6)
+            assert together == found[0][rows][0]
