@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
-SPARE_CPUS = 1  # logical, on a cluster of our own: readers and bookkeeping mostly wait
+SPARE_CPUS = 3  # logical, on a cluster of our own: for planning and readers, which mostly wait
 
 
 def prepare_environment(verbose: bool = False) -> None:

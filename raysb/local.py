@@ -135,6 +135,7 @@ class LocalStream(BatchStream):
     def state_dict(self) -> dict[str, Any]:
         """Cursor, counters, sums and history."""
         cursor = self.ledger.cursor(self.consumed) if self.spec.scored else self.trained_cursor()
+        self.ledger.forget(cursor.low)
         return {
             "cursor": [cursor.low, list(cursor.done)],
             "num_steps": self.num_steps,
@@ -187,7 +188,7 @@ def fit_locally(job: TrainingJob) -> LocalResult:
     saved: list[Path] = []
 
     def save(metrics: Mapping[str, Any]) -> None:
-        folder = directory / f"checkpoint_{stream.num_steps:08d}"
+        folder = RunDirectory(directory).checkpoint(stream.num_steps)
         state = stream.state_dict()
         save_atomically(
             folder,
@@ -214,13 +215,18 @@ def fit_locally(job: TrainingJob) -> LocalResult:
             batch_size=job.evaluation.batch_size,
         )
     batch_size = training.batch_size * training.num_workers
-    metrics = Loop(
+    loop = Loop(
         learner,
         stream,
         replace(training, batch_size=batch_size),
         job.evaluation,
         Budget(training=training, rows_per_epoch=job.spec.source.num_rows),
         hooks,
-    ).run()
+    )
+    try:
+        metrics = loop.run()
+    except BaseException:
+        recorder.finish(stream.ledger.nonfinite, None)  # an error may name the list
+        raise
     recorder.finish(stream.ledger.nonfinite, saved[-1])
     return LocalResult(metrics, str(directory))

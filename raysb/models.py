@@ -93,7 +93,9 @@ def _input_shape(config: Config, weights: Path) -> tuple[int, ...]:
     """Shape of one row of the input: as resolved for pictures, else what the first layer takes."""
     if config.data.image_size is not None:
         return config.data.image_size
-    return next(tensor.shape[1:] for tensor in load_file(weights).values() if tensor.dim() == 2)
+    tensors = load_file(weights)  # of `mlp`, the one model for rows of numbers
+    first = tensors.get("layers.0.weight", tensors.get("head.weight"))
+    return () if first is None else first.shape[1:]
 
 
 def _find_weights(folder: Path) -> Path:

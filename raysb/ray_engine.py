@@ -143,6 +143,9 @@ def watching(stream: Any, log: str, recorder: Recorder) -> Iterator[None]:
 
     def bring() -> None:
         for line in stream.board.drain(log):
+            if line["kind"] == "phase":
+                recorder.phase(line["name"])
+                continue
             if line["kind"] == "start":
                 recorder.phase("first batch")
             recorder(line)

@@ -161,7 +161,11 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
 def stream_needs(spec: StreamSpec) -> dict[str, tuple[float, float]]:
     """CPUs and GPUs that a stream's readers and scorers ask for, by flag."""
     scoring = spec.scoring
-    needs = {"data.num_readers": (READER_CPUS * spec.num_readers, 0.0)}
+    planning = 2.0 if spec.scored and spec.scoring.max_staleness_steps == 0 else 1.0
+    needs = {
+        "planning (Ray Data's own tasks)": (planning, 0.0),
+        "data.num_readers": (READER_CPUS * spec.num_readers, 0.0),
+    }
     if spec.scored:
         needs["scoring.num_actors x scoring.num_cpus"] = (
             scoring.num_actors * scoring.num_cpus,

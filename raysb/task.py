@@ -53,7 +53,17 @@ class Inputs:
             raise ValueError(f"inputs(std={self.std}): every value must be above 0")
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> Any:
-        """Return the model's outputs for the batch."""
+        """Return the model's outputs for the batch.
+
+        Raises:
+            KeyError: The batch has no such column, or not as numbers.
+        """
+        if missing := [name for name in self.columns if name not in batch]:
+            raise KeyError(
+                f"no column {missing[0]!r} of numbers in one shape; rows of text or of different "
+                "lengths need a collate that makes one array of them (lists of one length: a "
+                "fixed-size list column)"
+            )
         values = [self._prepare(batch[name]) for name in self.columns]
         if self.by_name:
             return model(**dict(zip(self.columns, values, strict=True)))

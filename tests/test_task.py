@@ -17,8 +17,8 @@ def per_sample(outputs, batch):
     return F.cross_entropy(outputs, batch["label"], reduction="none")
 
 
-def task(model=lambda: nn.Linear(3, 2), forward=inputs("x"), loss=per_sample, **args) -> Task:
-    return Task(model=model, forward=forward, loss=loss, **args)
+def task(model=lambda: nn.Linear(3, 2), forward=None, loss=per_sample, **args) -> Task:
+    return Task(model=model, forward=forward or inputs("x"), loss=loss, **args)
 
 
 def batch(rows: int = 4) -> dict[str, np.ndarray]:

@@ -157,6 +157,7 @@ class Ledger:
         self.selected: dict[int, int] = dict.fromkeys(cursor.done, 0)
         self.reserved: dict[int, int] = {}
         self.grants: dict[int, Grant] = {}
+        self.num_asked = 0
         self.num_selected = 0
         self.num_consumed = 0
         self._advance()
@@ -170,6 +171,7 @@ class Ledger:
         """Whether a reader may read a pool: not further ahead of scoring than the window."""
         if self._refuses(generation):
             return Refusal.CLOSED
+        self.num_asked += 1
         window = 1 if self.limits.lockstep else self.limits.window
         if window is None or pool < self.oldest_unscored + window + lead:
             return None
@@ -305,6 +307,7 @@ class Ledger:
             "step": self.step,
             "oldest_unscored": self.oldest_unscored,
             "num_pools": self.num_pools,
+            "num_asked": self.num_asked,
             "waiting_rows": self.num_selected - self.num_consumed,
             "reserved": dict(self.reserved),
             "failure": self.failure,

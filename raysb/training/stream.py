@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from raysb.board import Board
-from raysb.errors import RaysbError, StreamOrderError
+from raysb.errors import RaysbError, ResourceError, StreamOrderError
 from raysb.history.shards import LossHistory
 from raysb.schema import POOL, Batch, num_rows, take
 from raysb.scoring.ledger import Cursor
@@ -34,6 +34,7 @@ from raysb.training.spec import StreamSpec, with_weights
 from raysb.weights import FlatState, Published, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
+START_LIMIT_S = 120
 _END = object()
 
 
@@ -193,10 +194,23 @@ class RayStream(BatchStream):
     def _blocks(self) -> Iterator[Batch]:
         arrivals: queue.Queue[Any] = queue.Queue(maxsize=4)
         threading.Thread(target=_pull, args=(self._split, arrivals), daemon=True).start()
-        while (block := arrivals.get()) is not _END:
+        while (block := self._next(arrivals)) is not _END:
             if isinstance(block, BaseException):
                 raise user_error(block) from None
             yield block
+
+    def _next(self, arrivals: "queue.Queue[Any]") -> Any:
+        """The next block; an error where Ray would wait for ever for a place to read."""
+        while True:
+            try:
+                return arrivals.get(timeout=START_LIMIT_S)
+            except queue.Empty:
+                if not self._handle.ledger.progress()["num_asked"]:
+                    raise ResourceError(
+                        f"no reader has started in {START_LIMIT_S} s: Ray finds no CPU for the "
+                        "readers or for its own planning tasks. Lower scoring.num_cpus, "
+                        "scoring.num_actors or train.num_cpus, or join a larger cluster"
+                    ) from None
 
     def _publish(self, model: nn.Module) -> None:
         if self.exchange.rank != 0:

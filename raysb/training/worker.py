@@ -72,6 +72,8 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         keep_freed_pages()
+        if ray.train.get_context().get_world_rank() == 0:
+            job.stream.board.append(job.log, {"kind": "phase", "name": "workers"})
         if job.training.num_threads:
             torch.set_num_threads(job.training.num_threads)
         self._job = job

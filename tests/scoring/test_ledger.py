@@ -43,6 +43,7 @@ class Simulation:
         self.scorers = [None] * scorers  # None or [pool, weights_step or None]
         self.speeds = [rng.choice([0.05, 1, 1, 5]) for _ in range(scorers)]
         self.outputs, self.delivered = {}, 0
+        self.reported, self.late_replays = set(), 0
         self.queues, self.had = [deque() for _ in range(w)], [0] * w
         self.news = deque()
         self.trained, self.scored_rows, self.ages, self.granted = {}, {}, [], {}
@@ -77,6 +78,8 @@ class Simulation:
             if not isinstance(grant, Grant):
                 return False
             self.scorers[i][1] = grant.weights_step
+            if pool in self.reported and grant is not self.granted[pool]:
+                self.late_replays += 1
             self.granted[pool] = grant
             return True
         crashes = self.rng.random() < self.crash
@@ -86,6 +89,7 @@ class Simulation:
         selected = self.counts(pool)
         for _ in range(self.rng.choice([1, 1, 2])):
             self.ledger.scored(self.generation, record(pool, selected, self.n))
+        self.reported.add(pool)
         if crashes:  # after it reported, before its rows left
             self.scorers[i][1] = None
             return True
@@ -158,6 +162,9 @@ def test_from_the_smallest_k_on_nothing_deadlocks_ages_keep_the_bound_and_no_row
     )
     assert simulation.run(), "deadlock"
     assert complete(simulation)
+    # a call that died after its report, and comes back when its grant is forgotten, selects anew
+    rows += simulation.late_replays * n
+    bound = age_bound(max_rows=rows, window=window, publish_every=publish_every, **sizes)
     assert max(simulation.ages, default=0) <= bound
 
 
@@ -232,12 +239,11 @@ def test_resuming_at_any_cursor_trains_every_row_that_was_not(seed, w, stop) -> 
     assert first.run(max_steps=stop)
     cursor = first.ledger.cursor(first.trained)
     for pool in (*range(cursor.low), *cursor.done):
-        assert first.trained.get(pool, 0) == first.scored_rows[pool]
+        assert pool in first.reported
+        assert first.trained.get(pool, 0) == first.scored_rows.get(pool, 0)
     if cursor.low < pools:
         assert first.trained.get(cursor.low, 0) < first.scored_rows.get(cursor.low, 1)
-    second = Simulation(
-        random.Random(seed + 1), limits, cursor=cursor, step=first.step, **args
-    )
+    second = Simulation(random.Random(seed + 1), limits, cursor=cursor, step=first.step, **args)
     assert second.run(), "deadlock"
     assert complete(second)
     assert {*range(cursor.low), *cursor.done, *second.order} == set(range(pools))
@@ -246,7 +252,9 @@ def test_resuming_at_any_cursor_trains_every_row_that_was_not(seed, w, stop) -> 
 
 def opened(limits=None, **args):
     ledger = Ledger(**args)
-    return ledger, ledger.open(limits or Limits(global_batch=4, max_rows=20, window=3), Cursor(), 99, 0)
+    return ledger, ledger.open(
+        limits or Limits(global_batch=4, max_rows=20, window=3), Cursor(), 99, 0
+    )
 
 
 def test_calls_of_another_generation_are_refused_and_change_nothing() -> None:
@@ -400,6 +408,21 @@ def test_the_grants_weights_are_the_last_published_ones() -> None:
         assert grant.weights == f"weights {grant.weights_step}"
         seen.append(grant.weights_step)
     assert seen == [6] * 4 + [10] * 4 + [14] * 2
+
+
+def test_a_call_that_died_after_its_report_gets_the_grant_that_it_had() -> None:
+    """Else it would select other rows than those that later grants have counted on."""
+    ledger = Ledger(ring=LossRing(50))
+    limits = Limits(global_batch=4, max_rows=30, window=3)
+    g = ledger.open(limits, Cursor(), 99, 0, "weights 0")
+    first = ledger.grant(g, 0, 10)
+    scored_once(ledger, g, 0, 1.0, 4)
+    ledger.stepped(g, 1, 4, "weights 1")
+    scored_once(ledger, g, 1, 2.0, 4)
+    again = ledger.grant(g, 0, 10)
+    assert (again.weights_step, again.weights) == (first.weights_step, "weights 0")
+    np.testing.assert_array_equal(again.window, first.window)
+    assert ledger.grant(g, 2, 10).weights == "weights 1"
 
 
 def test_a_state_of_another_version_is_refused() -> None:

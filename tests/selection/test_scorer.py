@@ -86,7 +86,9 @@ def test_what_is_told_is_of_the_whole_pool_in_row_order_without_what_is_not_fini
     assert set(record.nonfinite) == set(batch[ID][[4, 50]])
 
 
-@pytest.mark.parametrize("selector", [SelectiveBackprop(min_probability=1.0), SelectiveBackprop(warmup_epochs=9)])
+@pytest.mark.parametrize(
+    "selector", [SelectiveBackprop(min_probability=1.0), SelectiveBackprop(warmup_epochs=9)]
+)
 def test_losses_that_are_not_finite_are_never_selected_whatever_the_selector(selector) -> None:
     batch = pool(nan=range(0, 200, 3))
     result = scored(batch, selector)

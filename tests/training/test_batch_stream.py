@@ -98,7 +98,9 @@ def ids(batches):
     return [i for b in batches for i, w in zip(b[ID].tolist(), b[WEIGHT], strict=True) if w > 0]
 
 
-def test_every_batch_has_b_rows_and_the_gradient_of_the_padded_one_is_that_of_its_true_rows() -> None:
+def test_every_batch_has_b_rows_and_the_gradient_of_the_padded_one_is_that_of_its_true_rows() -> (
+    None
+):
     blocks = [rows(5), rows(13, 5), rows(0, 18), rows(3, 18)]  # 21 rows: 8, 8, 5
     batches, grads = drive(Given(blocks))
     assert [len(b[ID]) for b in batches] == [8, 8, 8]
@@ -130,7 +132,9 @@ def test_a_row_of_weight_zero_changes_neither_the_gradient_nor_the_loss() -> Non
     assert np.isfinite(stream.take_train_loss()[0])
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(8, [8]), (11, [8, 3]), (16, [8, 8]), (99, [8, 8, 4])])
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(8, [8]), (11, [8, 3]), (16, [8, 8]), (99, [8, 8, 4])]
+)
 def test_max_backprops_ends_after_exactly_so_many_rows(limit, expected) -> None:
     blocks = [rows(7), rows(13, 7)]
     stream = Given(blocks)
@@ -170,14 +174,14 @@ def test_without_a_single_row_there_is_no_step_and_all_epochs_are_over() -> None
 def test_calls_out_of_order_raise_in_place_of_a_hang() -> None:
     stream, model = Given([rows(80)]), TASK.build(0)
     losses = torch.zeros(8)
-    with pytest.raises(StreamOrderError, match="reduce was called when stream.next was due"):
+    with pytest.raises(StreamOrderError, match=r"reduce was called when stream\.next was"):
         stream.reduce(losses, {})
     batches = stream.iter_batches(batch_size=8, epochs=1, model=model)
     batch = next(batches)
-    with pytest.raises(StreamOrderError, match="step was called when stream.reduce was due"):
+    with pytest.raises(StreamOrderError, match=r"step was called when stream\.reduce was due"):
         stream.step(model)
     stream.reduce(losses, batch)
-    with pytest.raises(StreamOrderError, match="reduce was called when stream.step was due"):
+    with pytest.raises(StreamOrderError, match=r"reduce was called when stream\.step was due"):
         stream.reduce(losses, batch)
     with pytest.raises(StreamOrderError, match=r"before stream\.step"):
         next(batches)
@@ -305,8 +309,9 @@ def squares(outputs, batch):
 
 def rows(count, start, dtype):
     rng = np.random.default_rng(start)
-    return {"x": rng.normal(size=(count, 3)).astype(dtype), "y": rng.normal(size=count).astype(dtype),
-            ID: np.arange(start, start + count), POOL: np.full(count, start // 10),
+    return {"x": rng.normal(size=(count, 3)).astype(dtype),
+            "y": rng.normal(size=count).astype(dtype), ID: np.arange(start, start + count),
+            POOL: np.full(count, start // 10),
             LOSS: np.zeros(count, np.float32), WEIGHTS_STEP: np.zeros(count, np.int64),
             PROBABILITY: np.ones(count, np.float32),
             WEIGHT: rng.exponential(size=count).astype(np.float32)}
@@ -317,7 +322,7 @@ def net(dtype):
 class Given(BatchStream):
     def __init__(self, blocks, dtype):
         task = Task(model=lambda: net(dtype), forward=inputs("x"), loss=squares)
-        source = ArraySource({"x": np.zeros((400, 3), dtype), "y": np.zeros(400, dtype)})
+        source = ArraySource({"x": np.zeros((200, 3), dtype), "y": np.zeros(200, dtype)})
         super().__init__(StreamSpec(source=source, task=task, selector=SelectiveBackprop(),
                                     scoring=Scoring(batch_size=10)), check_first_batch=False)
         self.blocks = blocks
@@ -339,16 +344,17 @@ def two_workers(blocks, dtype, **limits):
     stream = Given(blocks[rank], dtype)
     model = stream.task.build(0)
     learner = Learner(stream.task, nn.parallel.DistributedDataParallel(model), optimizer(model))
-    sizes, shapes = [], set()
-    for batch in stream.iter_batches(batch_size=B, epochs=1, model=learner.model, **limits):
+    sizes, shapes, epochs = [], set(), []
+    for batch in stream.iter_batches(batch_size=B, epochs=2, model=learner.model, **limits):
+        epochs.append(stream.epoch)
         learner.step(stream, batch, 1.0)
         sizes.append(stream._rows)
         shapes.add(len(batch["x"]))
     loss, count = stream.exchange.sum(np.array(stream.take_train_loss()))
     return {"parameters": parameters(model), "sizes": sizes, "shapes": sorted(shapes),
             "consumed": {str(k): v for k, v in sorted(stream.all_consumed().items())},
-            "backpropped": stream.num_backpropped, "epoch": stream.epoch, "count": count,
-            "loss": loss}
+            "backpropped": stream.num_backpropped, "epochs": [*epochs, stream.epoch],
+            "count": count, "loss": loss}
 
 def one_process(blocks, dtype, steps=10**9, rows_left=10**9):
     torch.manual_seed(0)
@@ -439,8 +445,16 @@ def test_two_workers_equal_one_process_with_the_same_global_batches(gloo, case, 
         assert distributed["shapes"] == [8]
         assert distributed["backpropped"] == distributed["count"] == sum(map(sum, sizes))
         assert sum(distributed["consumed"].values()) == sum(map(sum, sizes))
-    shared = ("consumed", "epoch", "loss", "parameters")
+    shared = ("consumed", "epochs", "loss", "parameters")
     assert all(gloo[0][case][0][key] == gloo[1][case][0][key] for key in shared)
+
+
+@pytest.mark.gloo
+def test_the_epoch_is_the_oldest_that_some_worker_has_rows_of(gloo) -> None:
+    """Worker 0 has the rows of epoch 0 and worker 1 those of epoch 1, of two."""
+    assert gloo[0]["uneven"][0]["epochs"] == [0] * 20 + [2]
+    assert gloo[0]["reverse"][0]["epochs"] == [1] * 3 + [2]
+    assert gloo[0]["stop"][0]["epochs"] == [0] * 4
 
 
 @pytest.mark.gloo

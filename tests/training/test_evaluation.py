@@ -35,9 +35,7 @@ def digits(rows=500):
 def test_loss_and_error_are_the_means_over_rows_whatever_the_batches(batch_size) -> None:
     model, data = TASK.build(0), digits()
     model.train()
-    found = evaluate(
-        TASK, model, ArraySource(data), Exchange(alone=True), batch_size=batch_size
-    )
+    found = evaluate(TASK, model, ArraySource(data), Exchange(alone=True), batch_size=batch_size)
     model.eval()
     with torch.no_grad():
         logits = model(torch.from_numpy(data["x"])).double()

@@ -38,14 +38,22 @@ found = {
     "objects": exchange.gather_objects({rank: "x" * rank}) == [{0: ""}, {1: "x"}, {2: "xx"}],
     "alone": Exchange(alone=True).world_size,
 }
+class Counted(ArraySource):
+    read_rows = 0
+    def read(self, epoch, start, stop):
+        self.read_rows += stop - start
+        return super().read(epoch, start, stop)
+
 rng = np.random.default_rng(0)
 task = Task(model=lambda: nn.Linear(4, 3), forward=inputs("x"),
             loss=lambda o, b: nn.functional.cross_entropy(o, b["label"], reduction="none"),
             correct=lambda o, b: o.argmax(1) == b["label"])
 for rows in (103, 5):   # 5: some workers have nothing to evaluate
     x = rng.normal(size=(rows, 4)).astype(np.float32)
-    source = ArraySource({"x": x, "label": rng.integers(0, 3, rows)})
+    source = Counted({"x": x, "label": rng.integers(0, 3, rows)})
     model = task.build(0)
+    evaluate(task, task.build(0), source, exchange, batch_size=10)
+    found[f"read {rows}"] = source.read_rows
     found[str(rows)] = [evaluate(task, model, source, each, batch_size=10)
                         for each in (exchange, Exchange(alone=True))]
 json.dump(found, open(f"{out}/{rank}.json", "w"))
@@ -83,3 +91,5 @@ def test_three_workers_decide_on_the_same_numbers_and_evaluate_as_one(tmp_path) 
             together, alone = one[rows]
             assert together == pytest.approx(alone, rel=1e-6)
             assert together == found[0][rows][0]
+    assert [one["read 103"] for one in found] == [40, 33, 30]  # each reads every third batch
+    assert [one["read 5"] for one in found] == [5, 0, 0]

@@ -70,7 +70,10 @@ def learn(learner, task=TASK, factors=None):
 def plain(optimizer_of, clip=None, factors=None):
     model = TASK.build(0).train()
     optimizer = optimizer_of(model)
-    base, data = optimizer.param_groups[0]["lr"], {k: torch.from_numpy(v) for k, v in rows().items()}
+    base, data = (
+        optimizer.param_groups[0]["lr"],
+        {k: torch.from_numpy(v) for k, v in rows().items()},
+    )
     for k in range(10):
         for group in optimizer.param_groups:
             group["lr"] = base * (factors[k] if factors else 1.0)
@@ -128,9 +131,7 @@ def test_the_terms_of_a_step_hook_are_added() -> None:
         return {"first": half, "second": half}
 
     torch.manual_seed(7)
-    model, hooked = TASK.build(0), Task(
-        model=build, forward=inputs("x"), loss=squares, step=step
-    )
+    model, hooked = TASK.build(0), Task(model=build, forward=inputs("x"), loss=squares, step=step)
     learn(Learner(hooked, model, sgd(model)), hooked)
     torch.manual_seed(7)
     same(model, plain(sgd), rtol=1e-6, atol=1e-7)

@@ -104,13 +104,19 @@ class Seen:
         return {"eval/loss": 0.25}
 
     def kinds(self, *kinds):
-        return [(li["kind"], li.get("epoch"), li["step"]) for li in self.lines if li["kind"] in kinds]
+        return [
+            (li["kind"], li.get("epoch"), li["step"]) for li in self.lines if li["kind"] in kinds
+        ]
 
 
 def test_each_epoch_is_evaluated_once_when_its_last_row_is_trained() -> None:
     seen = Seen([10] * 12)
     assert seen.kinds("epoch") == [("epoch", 0, 8), ("epoch", 1, 16), ("epoch", 2, 24)]
-    assert [call for call in seen.calls if call[0] == "eval"] == [("eval", 8), ("eval", 16), ("eval", 24)]
+    assert [call for call in seen.calls if call[0] == "eval"] == [
+        ("eval", 8),
+        ("eval", 16),
+        ("eval", 24),
+    ]
 
 
 def test_rows_that_an_epoch_leaves_over_are_trained_before_it_is_evaluated() -> None:

@@ -1,0 +1,51 @@
+"""What Ray is told and asked before it starts; a cluster is started elsewhere."""
+
+import os
+
+import pytest
+
+from raysb.cluster import ENVIRONMENT, QUIET, check_resources, prepare_environment
+from raysb.errors import ResourceError
+
+THERE = {"CPU": 3.0, "memory": 1e9}
+
+
+def test_what_fits_is_let_through_to_the_last_cpu() -> None:
+    check_resources({"train.num_workers": (2, 0), "scoring.num_actors": (1, 0)}, available=THERE)
+    check_resources({"scoring.num_cpus": (0.1 * 30, 0)}, available=THERE)  # .1 is no binary number
+    check_resources({}, available={})
+
+
+def test_what_does_not_fit_is_refused_with_the_sum_the_parts_and_the_flag_to_lower() -> None:
+    needs = {
+        "train.num_workers": (4, 0),
+        "scoring.num_actors": (1.5, 0),
+        "data.num_readers": (0, 0),
+    }
+    with pytest.raises(ResourceError) as caught:
+        check_resources(needs, available=THERE)
+    told = str(caught.value)
+    assert "5.5 CPUs are asked for and the cluster has 3" in told
+    assert "train.num_workers: 4, scoring.num_actors: 1.5" in told
+    assert "lower train.num_workers" in told
+    assert "num_readers" not in told
+
+
+def test_gpus_that_are_not_there_are_refused_too() -> None:
+    with pytest.raises(ResourceError, match=r"0.25 GPUs .* has 0: scoring.num_gpus"):
+        check_resources({"scoring.num_gpus": (1, 0.25)}, available=THERE)
+
+
+def test_what_the_user_has_set_stays(monkeypatch) -> None:
+    name, *others = ENVIRONMENT
+    monkeypatch.setattr(os, "environ", {name: "mine"})
+    prepare_environment()
+    assert os.environ[name] == "mine"
+    assert all(os.environ[other] == ENVIRONMENT[other] for other in others)
+    assert os.environ.keys() >= QUIET.keys()
+
+
+def test_verbose_leaves_rays_own_output_on(monkeypatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    prepare_environment(verbose=True)
+    assert not QUIET.keys() & os.environ.keys()

@@ -1,0 +1,142 @@
+"""A trained model comes back as it was trained, and never by a name that lies in a file."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from raysb.config import load
+from raysb.errors import ModelError, RunDirectoryError
+from raysb.models import load_model
+from raysb.run import train
+from raysb.source.demo import digits
+
+CODE = """
+import pathlib
+from torch import nn
+pathlib.Path("imported").touch()
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "some_users_code.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def run(*flags):
+    always = [
+        "--engine",
+        "local",
+        "--train.use_gpu",
+        "false",
+        "--train.epochs",
+        "1",
+        "--run.dir",
+        "run",
+    ]
+    train(load(None, [*always, *map(str, flags)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("mlp", ["--model.args.hidden", "[32]", "--train.epochs", 8]),
+        ("cnn", ["--train.max_steps", 2]),
+    ],
+)
+def test_it_predicts_for_raw_pixels_what_the_trained_module_does_for_normalised_ones(name, args):
+    run("--data.train", "digits", "--model.name", name, *args)
+    pixels = digits()["image"][:50]
+    config = load("run/config.toml")
+    assert config.data.mean is not None
+    normal = (pixels / 255 - np.array(config.data.mean)) / np.array(config.data.std)
+    model = load_model("run")
+    assert not any(module.training for module in model.modules())
+    with torch.no_grad():
+        expected = model.module(torch.from_numpy(normal.transpose(0, 3, 1, 2)).float())
+        found = model(torch.from_numpy(pixels))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.shape == (50, 10)
+    assert (found.argmax(1).numpy() == digits()["label"][:50]).mean() > (
+        0.8 if name == "mlp" else -1
+    )
+
+
+@pytest.mark.parametrize("hidden", ["[]", "[300]", "[16, 32]"])
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_numbers_of_any_shape_and_models_of_any_width_are_found_again(hidden, shape) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, *shape)).astype(np.float32)
+    columns = {"x": x.tolist(), "label": rng.integers(0, 4, 60)}
+    kind = pa.float32()
+    for size in reversed(shape):
+        kind = pa.list_(kind, size)
+    table = pa.table({"x": pa.array(columns["x"], kind), "label": columns["label"]})
+    pq.write_table(table, "data.parquet")
+    run("--data.train", "data.parquet", "--data.inputs", "x", "--model.name", "mlp",
+        "--model.args.hidden", hidden)  # fmt: skip
+    with torch.no_grad():
+        assert load_model("run")(torch.from_numpy(x)).shape == (60, 4)
+
+
+def test_code_named_in_a_file_is_never_imported_the_caller_must_give_it() -> None:
+    run("--data.train", "digits", "--model.name", "some_users_code:flat", "--train.max_steps", 3)
+    Path("imported").unlink()
+    with pytest.raises(ModelError, match="pass model="):
+        load_model("run")
+    assert not Path("imported").exists()
+
+    def flat():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    found = load_model("run", flat)
+    assert isinstance(found, nn.Sequential)
+    assert not found.training
+
+
+def test_the_newest_checkpoint_is_taken_where_the_run_did_not_end(tmp_path) -> None:
+    run("--data.train", "digits", "--model.name", "mlp", "--train.checkpoint_every", 3)
+    Path("run/model.safetensors").unlink()
+    last = sorted(Path("run").glob("checkpoint_*"))[-1]
+    found = load_model("run").module.state_dict()
+    from safetensors.torch import load_file
+
+    assert all(torch.equal(found[k], v) for k, v in load_file(last / "model.safetensors").items())
+
+
+def test_a_folder_without_weights_and_weights_without_a_builder_are_refused(tmp_path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"no model\.safetensors and no checkpoint"):
+        load_model(tmp_path)
+    save_model(nn.Linear(2, 2), "model.safetensors")
+    with pytest.raises(ModelError, match="pass model="):
+        load_model(tmp_path)
+    assert isinstance(load_model(tmp_path, lambda: nn.Linear(2, 2)), nn.Linear)
+    with pytest.raises(ModelError, match="does not fit"):
+        load_model(tmp_path, lambda: nn.Linear(3, 2))
+
+
+@pytest.mark.xfail(strict=True, reason="nn.registry.load_weights wants every name of a tied tensor")
+def test_a_model_with_tied_weights_is_loaded_from_its_own_file(tmp_path) -> None:
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.second.weight = self.first.weight
+
+    saved = Tied()
+    save_model(saved, "model.safetensors")
+    found = load_model(tmp_path, Tied)
+    assert torch.equal(found.first.weight, saved.first.weight)
+    assert found.first.weight is found.second.weight
