@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raysb import losses as losses
+    from raysb.errors import DataError as DataError
+    from raysb.errors import ModelError as ModelError
+    from raysb.errors import NonFiniteError as NonFiniteError
+    from raysb.errors import RaysbError as RaysbError
+    from raysb.errors import ResourceError as ResourceError
+    from raysb.errors import RunDirectoryError as RunDirectoryError
+    from raysb.errors import StreamOrderError as StreamOrderError
     from raysb.history.settings import History as History
     from raysb.models import load_model as load_model
     from raysb.report.records import read_metrics as read_metrics
+    from raysb.schema import Selection as Selection
+    from raysb.schema import Source as Source
     from raysb.scoring.settings import Scoring as Scoring
     from raysb.seeding import Draws as Draws
+    from raysb.selection import LossDistribution as LossDistribution
     from raysb.selection import SelectiveBackprop as SelectiveBackprop
+    from raysb.selection import Selector as Selector
     from raysb.selection import Uniform as Uniform
     from raysb.source.settings import Data as Data
     from raysb.stream import SelectiveStream as SelectiveStream
     from raysb.task import inputs as inputs
     from raysb.trainer import SelectiveTrainer as SelectiveTrainer
+    from raysb.training.audit import read_audit as read_audit
     from raysb.training.settings import Evaluation as Evaluation
     from raysb.training.settings import Training as Training
     from raysb.training.stream import get_stream as get_stream
@@ -27,31 +39,54 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Data": "raysb.source.settings",
+    "DataError": "raysb.errors",
     "Draws": "raysb.seeding",
     "Evaluation": "raysb.training.settings",
     "get_stream": "raysb.training.stream",
     "History": "raysb.history.settings",
     "inputs": "raysb.task",
     "load_model": "raysb.models",
+    "LossDistribution": "raysb.selection",
     "losses": "raysb.losses",
+    "ModelError": "raysb.errors",
+    "NonFiniteError": "raysb.errors",
+    "RaysbError": "raysb.errors",
+    "read_audit": "raysb.training.audit",
     "read_metrics": "raysb.report.records",
+    "ResourceError": "raysb.errors",
+    "RunDirectoryError": "raysb.errors",
     "Scoring": "raysb.scoring.settings",
+    "Selection": "raysb.schema",
     "SelectiveBackprop": "raysb.selection",
     "SelectiveStream": "raysb.stream",
     "SelectiveTrainer": "raysb.trainer",
+    "Selector": "raysb.selection",
+    "Source": "raysb.schema",
+    "StreamOrderError": "raysb.errors",
     "Training": "raysb.training.settings",
     "Uniform": "raysb.selection",
 }
 
 __all__ = [
     "Data",
+    "DataError",
     "Draws",
     "Evaluation",
     "History",
+    "LossDistribution",
+    "ModelError",
+    "NonFiniteError",
+    "RaysbError",
+    "ResourceError",
+    "RunDirectoryError",
     "Scoring",
+    "Selection",
     "SelectiveBackprop",
     "SelectiveStream",
     "SelectiveTrainer",
+    "Selector",
+    "Source",
+    "StreamOrderError",
     "Training",
     "Uniform",
     "__version__",
@@ -59,6 +94,7 @@ __all__ = [
     "inputs",
     "load_model",
     "losses",
+    "read_audit",
     "read_metrics",
 ]
 

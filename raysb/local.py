@@ -22,6 +22,7 @@ from raysb.report.directory import RunDirectory
 from raysb.schema import POOL, Batch, PoolScores, num_rows
 from raysb.scoring.ledger import Cursor, Ledger, Refusal
 from raysb.scoring.limits import limits_for
+from raysb.seeding import key
 from raysb.selection.scorer import score_pool
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
@@ -29,8 +30,9 @@ from raysb.training.checkpoint import save_atomically
 from raysb.training.evaluation import evaluate
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
+from raysb.training.reading import with_weights
 from raysb.training.schedule import Budget
-from raysb.training.spec import StreamSpec, with_weights
+from raysb.training.spec import StreamSpec
 
 
 class LocalStream(BatchStream):
@@ -181,6 +183,7 @@ def fit_locally(job: TrainingJob) -> LocalResult:
     wanted = torch.cuda.is_available() if training.use_gpu == "auto" else training.use_gpu
     device = torch.device("cuda" if wanted else "cpu")
     model = job.spec.task.build(job.spec.seed).to(device)
+    torch.manual_seed(key(job.spec.seed, "training", 0))  # of dropout, as on Ray
     stream = LocalStream(job.spec, device=device, on_step=job.audit(directory))
     optimizer = build_optimizer(model, training, job.optimizer)
     learner = Learner(job.spec.task, model, optimizer, training.clip_norm)

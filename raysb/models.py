@@ -47,7 +47,8 @@ def load_model(
 
     Returns:
         The module in evaluation mode, on the CPU. Of a run of `raysb train` it takes the columns as
-        they are in the data, and normalises them as in training.
+        they are in the data, and normalises them as in training; of a trainer's run it is the
+        module itself.
 
     Raises:
         RunDirectoryError: There are no weights in this directory.
@@ -67,7 +68,7 @@ def load_model(
     else:
         module = build_from(config, _input_shape(config, weights))()
     load_weights(module, weights)
-    if config is not None and model is None:
+    if config is not None:
         data = config.data
         module = TrainedModel(module, inputs(*data.inputs, mean=data.mean, std=data.std))
     return module.eval()

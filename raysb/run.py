@@ -96,8 +96,13 @@ def train(config: Config, *, verbose: bool = False) -> dict[str, Any]:
     Raises:
         RaysbError: The data, the model, the resources or the run directory do not allow the run.
     """
+    with warnings.catch_warnings():
+        warnings.showwarning = _plain_warning
+        return _train(config, verbose)
+
+
+def _train(config: Config, verbose: bool) -> dict[str, Any]:
     began = time.monotonic()
-    warnings.showwarning = _plain_warning
     prepare_environment(verbose)
     directory = RunDirectory.claim(config.run.dir, model=config.model.name.split(":")[-1])
     sources = open_sources(config.data, seed=config.run.seed, num_classes=config.model.num_classes)

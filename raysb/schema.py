@@ -18,7 +18,7 @@ R losses in the history, W train workers.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,13 @@ class PoolScores(NamedTuple):
     losses: Floats  # [n] non-finite where the model's were
     correct: npt.NDArray[np.uint8] | None  # [n], None where the task has no right answer
     selected: npt.NDArray[np.bool_]  # [n]
+
+
+class Published(NamedTuple):
+    """Weights that scorers can fetch: what a grant carries. References, so it is small."""
+
+    step: int  # optimizer steps behind them
+    sets: dict[str, Any]  # by name (`live`, `ema`, ...), references to flat arrays
 
 
 class Source(Protocol):

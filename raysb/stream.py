@@ -7,6 +7,7 @@ and in `loop`: `stream = raysb.get_stream("train")`, `for batch in stream.iter_b
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -29,7 +30,8 @@ from raysb.source.open import open_sources
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss, Task, inputs
 from raysb.training.spec import StreamSpec
-from raysb.training.stream import READER_CPUS, StreamHandle
+from raysb.training.stages import StreamHandle
+from raysb.training.stream import READER_CPUS
 
 
 class SelectiveStream:
@@ -142,7 +144,7 @@ class StreamDataConfig(ray.train.DataConfig):
 
 def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
     """Start ledger, board and history of a stream."""
-    shared = StreamSpec(**{**vars(spec), "source": share(spec.source)})
+    shared = replace(spec, source=share(spec.source))
     ledger = Ledger(
         ring=LossRing(spec.selector.history) if spec.scored else None,
         rows_per_epoch=spec.source.num_rows,
@@ -151,6 +153,7 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
     table = LossHistory.start(history.num_shards, spec.source.num_rows) if spec.scored else None
     return StreamHandle(
         spec=[ray.put(shared)],
+        reading=[ray.put(shared.reading)],
         name=spec.name,
         ledger=LedgerClient.start(ledger),
         board=Board.start(),

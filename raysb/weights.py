@@ -5,13 +5,13 @@ takes 74 ms for 11 million parameters; a flat numpy array is mapped in .5 ms), a
 training changes is in it: parameters that require a gradient, and persistent buffers.
 """
 
-from typing import Any, NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 import ray
 import torch
 from torch import nn
+
+from raysb.schema import Published
 
 _ALIGN = 64  # bytes: a cache line, and enough for every dtype's view
 
@@ -67,13 +67,6 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     persistent = model.state_dict().keys()
     state.update({k: b for k, b in model.named_buffers() if k in persistent})
     return {k: tensor for k, tensor in state.items() if tensor.numel()}
-
-
-class Published(NamedTuple):
-    """Weights that scorers can fetch: what a grant carries. References, so it is small."""
-
-    step: int  # optimizer steps behind them
-    sets: dict[str, Any]  # by name (`live`, `ema`, ...), references to flat arrays
 
 
 class WeightStore:

@@ -22,8 +22,8 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 IMPORTS_RAY = {
     *("board", "weights", "source.dataset", "scoring.scorer"),
     *("scoring.ledger_actor", "history.shards"),
-    *("training.stream", "training.worker", "training.latency", "cluster", "ray_engine", "stream", "trainer"),
-    "run",
+    *("training.stages", "training.stream", "training.latency", "training.worker"),
+    *("cluster", "ray_engine", "stream", "trainer", "run"),
 }
 
 

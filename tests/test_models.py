@@ -127,7 +127,6 @@ def test_a_folder_without_weights_and_weights_without_a_builder_are_refused(tmp_
         load_model(tmp_path, lambda: nn.Linear(3, 2))
 
 
-@pytest.mark.xfail(strict=True, reason="nn.registry.load_weights wants every name of a tied tensor")
 def test_a_model_with_tied_weights_is_loaded_from_its_own_file(tmp_path) -> None:
     class Tied(nn.Module):
         def __init__(self):

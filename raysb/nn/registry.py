@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 from torch import nn
 
 from raysb.errors import ModelError
@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"model.init={str(path)!r}: no such file")
     try:
-        model.load_state_dict(load_file(path))
+        load_model(model, str(path))  # unlike load_state_dict, it knows of tied weights
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"model.init={str(path)!r}: does not fit {type(model).__name__}: {error}\n"

@@ -21,7 +21,8 @@ from raysb.selection.batcher import Batcher
 from raysb.source.plan import PoolPlan
 from raysb.task import TensorBatch
 from raysb.training.exchange import Exchange
-from raysb.training.spec import StreamSpec, with_weights
+from raysb.training.reading import with_weights
+from raysb.training.spec import StreamSpec
 
 LARGEST_DIFFERENCE = 1e-4  # between the scorer's and the worker's loss of one row, in fp32
 _NEVER = float(2**62)

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from raysb.schema import PROBABILITY, WEIGHT, Batch, Source, num_rows
+from raysb.schema import Batch, Source
 from raysb.scoring.limits import Limits, limits_for
 from raysb.scoring.settings import Scoring
 from raysb.selection.base import Selector
 from raysb.source.augment import Augmentation, none
 from raysb.source.plan import PoolPlan
-from raysb.source.reader import read_pool
 from raysb.task import Task
+from raysb.training.reading import Reading
 
 TRANSPORT_BATCHES = 16  # batches in a pool that is not scored: a block's price is paid once for all
 
@@ -74,12 +72,17 @@ class StreamSpec:
             publish_every=self.scoring.publish_every,
         )
 
+    @property
+    def reading(self) -> Reading:
+        """The part that readers need."""
+        return Reading(
+            source=self.source,
+            augmentation=self.augmentation,
+            inputs=self.inputs,
+            num_readers=self.num_readers,
+            seed=self.seed,
+        )
+
     def read(self, plan: PoolPlan, pool: int) -> Batch:
         """A pool's rows, decoded and augmented."""
-        return read_pool(self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs)
-
-
-def with_weights(batch: Batch) -> Batch:
-    """Rows that nobody selected among: all are trained, each with weight 1."""
-    ones = np.ones(num_rows(batch), np.float32)
-    return {**batch, PROBABILITY: ones, WEIGHT: ones}
+        return self.reading.read(plan, pool)

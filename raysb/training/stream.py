@@ -9,8 +9,7 @@ the object store before the first one runs (182 s for 1e5 pools, against 6 s for
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,55 +18,20 @@ import ray.train
 import torch
 from torch import nn
 
-from raysb.board import Board
 from raysb.errors import RaysbError, ResourceError, StreamOrderError
-from raysb.history.shards import LossHistory
-from raysb.schema import POOL, Batch, num_rows, take
+from raysb.schema import POOL, Batch, Published
 from raysb.scoring.ledger import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
-from raysb.selection.scorer import Scorer
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
-from raysb.training.spec import StreamSpec, with_weights
-from raysb.weights import FlatState, Published, WeightStore
+from raysb.training.stages import PoolReader, PoolScorer, StreamHandle
+from raysb.weights import FlatState, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
 _END = object()
-
-
-@dataclass(frozen=True)
-class StreamHandle:
-    """The actors of a stream and what it is made of; passes between processes.
-
-    Args:
-        spec: A list of one reference to the `StreamSpec`, so that it travels once per process.
-        name: Of the stream.
-        ledger: Gate, distribution, cursor.
-        board: Weights and splits.
-        history: What is known per sample, `None` where nothing is scored.
-    """
-
-    spec: list[Any]
-    name: str
-    ledger: LedgerClient
-    board: Board
-    history: LossHistory | None
-
-    def get_spec(self) -> StreamSpec:
-        """Fetch what the stream is made of."""
-        return cast(StreamSpec, ray.get(self.spec[0]))
-
-    def open(
-        self,
-        *,
-        device: torch.device | str = "cpu",
-        on_step: Callable[[int, int, Batch], None] | None = None,
-    ) -> "RayStream":
-        """The stream as a train worker sees it."""
-        return RayStream(self, device=device, on_step=on_step)
 
 
 def get_stream(name: str = "train", **options: Any) -> "RayStream":
@@ -85,7 +49,7 @@ def get_stream(name: str = "train", **options: Any) -> "RayStream":
         )
     if "device" not in options:
         options["device"] = worker_device()
-    return handle.open(**options)
+    return RayStream(handle, **options)
 
 
 def worker_device() -> torch.device:
@@ -131,10 +95,11 @@ class RayStream(BatchStream):
             splits = self._build(plan, batch_size).streaming_split(
                 self.exchange.world_size, equal=False, locality_hints=None
             )
-            self._handle.board.put(self._key(), self._generation, splits)
+            # by reference: whoever holds the iterators themselves must import Ray Data
+            self._handle.board.put(self._key(), self._generation, [ray.put(splits)])
         self._generation = self.exchange.gather_objects(getattr(self, "_generation", None))[0]
-        _, splits = self._handle.board.get(self._key(), at_least=self._generation)
-        self._split = splits[self.exchange.rank]
+        _, (reference,) = self._handle.board.get(self._key(), at_least=self._generation)
+        self._split = ray.get(reference)[self.exchange.rank]
         return plan
 
     def _key(self) -> str:
@@ -294,95 +259,6 @@ def user_error(error: BaseException) -> BaseException:
         cause = getattr(seen, "cause", None)
         seen = cause if isinstance(cause, BaseException) else (seen.__cause__ or seen.__context__)
     return error
-
-
-class PoolReader:
-    """A reader actor of Ray Data: turns a pool's number into rows, no further ahead than needed.
-
-    Args:
-        handle: The stream's actors.
-        plan: The pools of the run.
-        generation: Of the worker group that it serves.
-        done: Pools that are trained already.
-    """
-
-    def __init__(
-        self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
-    ) -> None:
-        self._spec = handle.get_spec()
-        self._ledger = handle.ledger
-        self._plan = plan
-        self._generation = generation
-        self._done = done
-        self._nothing: Batch | None = None
-
-    def __call__(self, numbers: Batch) -> Batch:
-        """Rows of one pool; none when it is trained already or the run is over."""
-        pool = int(numbers[POOL][0])
-        if pool in self._done:
-            return self._empty(pool)
-        if not self._ledger.admit(self._generation, pool, self._spec.num_readers):
-            return self._empty(pool)
-        batch = self._spec.read(self._plan, pool)
-        return batch if self._spec.scored else self._unscored(pool, batch)
-
-    def _unscored(self, pool: int, batch: Batch) -> Batch:
-        """Where nothing is scored, the reader is what the ledger gates and counts."""
-        from raysb.scoring.ledger import PoolRecord
-
-        rows = num_rows(batch)
-        if self._ledger.grant(self._generation, pool, rows) is None:
-            return self._empty(pool)
-        nothing = np.empty(0)
-        record = PoolRecord(
-            pool=pool,
-            epoch=self._plan.epoch_of(pool),
-            num_rows=0,
-            num_selected=rows,
-            losses=nothing.astype(np.float32),
-            num_correct=None,
-            nonfinite=nothing.astype(np.int64),
-            seconds=0.0,
-        )
-        self._ledger.scored(self._generation, record)
-        return with_weights(batch)
-
-    def _empty(self, pool: int) -> Batch:
-        if self._nothing is None:
-            batch = self._spec.read(self._plan, pool)
-            self._nothing = take(batch if self._spec.scored else with_weights(batch), slice(0, 0))
-        return self._nothing
-
-
-class PoolScorer:
-    """A scorer actor of Ray Data: `selection.scorer.Scorer` with the run's actors at hand.
-
-    Args:
-        handle: The stream's actors.
-        plan: The pools of the run.
-        generation: Of the worker group that it serves.
-    """
-
-    def __init__(self, handle: StreamHandle, plan: PoolPlan, generation: int) -> None:
-        spec = handle.get_spec()
-        if handle.history is None:
-            raise StreamOrderError("a scorer needs a loss history")
-        self._score = Scorer(
-            spec.task,
-            spec.selector,
-            handle.ledger,
-            handle.history,
-            lambda model: WeightStore(live=FlatState(model)).fetch,
-            plan.epoch_of,
-            generation=generation,
-            seed=spec.seed,
-            dtype=spec.scoring.dtype,
-            device="cuda" if spec.scoring.num_gpus else "cpu",
-        )
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The selected rows of a pool."""
-        return self._score(batch)
 
 
 class Teller:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raysb.errors import RaysbError
 from raysb.optim.registry import build_optimizer
 from raysb.schema import Batch, Source
+from raysb.seeding import key
 from raysb.training.checkpoint import load, save, set_rng_state
 from raysb.training.evaluation import evaluate
 from raysb.training.learner import Learner
@@ -22,7 +23,8 @@ from raysb.training.loop import Hooks, Loop, with_scores
 from raysb.training.memory import keep_freed_pages
 from raysb.training.schedule import Budget
 from raysb.training.settings import Evaluation, Training
-from raysb.training.stream import RayStream, StreamHandle, worker_device
+from raysb.training.stages import StreamHandle
+from raysb.training.stream import RayStream, worker_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class Worker:
         self._stream = RayStream(job.stream, device=worker_device(), on_step=job.on_step)
         spec = self._stream.spec
         self._module = spec.task.build(spec.seed).to(worker_device())
+        torch.manual_seed(key(spec.seed, "training", ray.train.get_context().get_world_rank()))
         restored = self._restore_model()
         self._learner = Learner(
             spec.task,

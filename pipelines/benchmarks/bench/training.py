@@ -1,0 +1,229 @@
+"""Parts a, b and c: the trainer's speed, its waiting, and a whole epoch, against plain loops.
+
+All arms of a net alternate inside one Ray Train worker, which starts the one-process arms as fresh
+processes: whatever else the machine does, it does to all of them.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.measures import Measure, failed
+from bench.one_process import bare_rate, in_fresh_process
+from bench.problem import BATCH, POOL, Problem, Trace, learner
+from bench.processes import spent, usage
+from bench.rays import run_in_workers
+
+from raysb.cluster import connected
+from raysb.selection import SelectiveBackprop, Uniform
+from raysb.training.memory import keep_freed_pages
+from raysb.training.stream import get_stream
+
+LEAST_ROWS, MOST_ROWS = 10_000, 60_000
+Report = Callable[[Measure], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long to measure.
+
+    Args:
+        repeats: Of every arm.
+        seconds: Of an arm, about.
+    """
+
+    repeats: int
+    seconds: float
+
+
+def measure(parts: str, problems: list[Problem], effort: Effort, report: Report) -> None:
+    """Run the parts among `abc` for every net."""
+    with connected():
+        for problem in problems:
+            try:
+                arms = _run(parts, problem, effort)
+            except Exception as error:
+                for part in parts:
+                    report(failed(part, problem.name, error))
+                continue
+            for line in _lines(parts, problem, arms):
+                report(line)
+
+
+def _run(parts: str, problem: Problem, effort: Effort) -> dict[str, Any]:
+    rate = in_fresh_process("bare_rate", problem, seconds=1.0)
+    count = int(min(max(rate * effort.seconds, LEAST_ROWS), problem.count))
+    sized = Problem(**{**vars(problem), "count": count})
+    streams = [sized.stream(Uniform(), "uniform"), sized.stream(SelectiveBackprop(), "selective")]
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        config = {
+            "parts": parts,
+            "problem": sized,
+            "effort": effort,
+            "epochs": max(2, math.ceil(rate * effort.seconds / count)),
+            "out": file.name,
+        }
+        run_in_workers(_arms, config, streams)
+        answers: dict[str, Any] = json.loads(Path(file.name).read_text())
+    return answers
+
+
+# --- in the worker ---------------------------------------------------------------------------
+
+
+def _arms(config: dict[str, Any]) -> None:
+    """All arms in turn; the answers go to a file, since both processes are on one machine."""
+    problem, effort = config["problem"], config["effort"]
+    found: dict[str, list[Any]] = {}
+
+    def note(name: str, value: Any) -> None:
+        found.setdefault(name, []).append(value)
+
+    # default malloc first: within a process the other cannot be undone
+    if "a" in config["parts"]:
+        for _ in range(effort.repeats):
+            main = in_fresh_process("bare_rate", problem, seconds=effort.seconds)
+            note("default malloc", bare_rate(problem, effort.seconds) / main)
+    keep_freed_pages()
+    pools = _best_pools(problem, effort) if "c" in config["parts"] else {}
+    for _ in range(effort.repeats):
+        if "a" in config["parts"]:
+            _speed(config, note)
+        if "b" in config["parts"] or "c" in config["parts"]:
+            _epoch(problem, pools, note)
+    for threads, best in pools.items():
+        note("best pool", [threads, best])
+    Path(config["out"]).write_text(json.dumps(found))
+
+
+def _speed(config: dict[str, Any], note: Callable[[str, Any], None]) -> None:
+    problem, seconds = config["problem"], config["effort"].seconds
+    main = in_fresh_process("bare_rate", problem, seconds=seconds)
+    thread = bare_rate(problem, seconds)
+    rows = problem.count * config["epochs"]
+    trace = Trace(rows // 10, rows - rows // 20)
+    stream = _train("uniform", config["epochs"], trace, "num_backpropped")
+    note("bare rows/s", main)
+    note("kept pages", thread / main)
+    note("stream rows/s", trace.rows / trace.seconds)
+    note("stream", trace.rows / trace.seconds / main)
+    note("stream in its thread", trace.rows / trace.seconds / thread)
+    note("uniform waits", stream.wait_seconds)
+
+
+def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], None]) -> None:
+    local = {
+        threads: in_fresh_process("local_epoch", problem, threads=threads, pool=best["pool"])
+        for threads, best in pools.items()
+    }
+    trace = Trace(problem.count // 5, problem.count - problem.count // 7, usage)
+    began = time.perf_counter()
+    stream = _train("selective", 1, trace, "num_scored")
+    seconds_per_row = trace.seconds / trace.rows
+    progress = stream.progress()["epochs"][0]
+    note("waits", trace.waited)
+    note("ray rows/s", 1 / seconds_per_row)
+    note("whole stream", time.perf_counter() - began)
+    note("kept", stream.num_backpropped / stream.num_scored)
+    note("age", stream.mean_age())
+    note("scoring us/row", 1e6 * progress["score_seconds"] / progress["num_scored"])
+    note("scorer busy", progress["score_seconds"] / progress["num_scored"] / seconds_per_row)
+    share = {role: s / trace.seconds for role, s in spent(*trace.seen).items()}
+    note("cpu", share)
+    for threads, answer in local.items():
+        note(f"epoch {threads}", seconds_per_row / answer["seconds_per_row"])
+        note(f"local rows/s {threads}", 1 / answer["seconds_per_row"])
+        note("local kept", answer["kept"])
+
+
+def _best_pools(problem: Problem, effort: Effort) -> dict[int, Any]:
+    import os
+
+    rows = min(problem.count, LEAST_ROWS)
+    return {
+        threads: in_fresh_process(
+            "best_pool", problem, threads=threads, rows=rows, passes=min(effort.repeats, 2)
+        )
+        for threads in sorted({1, os.cpu_count() or 1})
+    }
+
+
+def _train(name: str, epochs: int, trace: Trace, position: str) -> Any:
+    stream = get_stream(name)
+    student = learner(stream.task, stream.spec.seed)
+    for batch in stream.iter_batches(batch_size=BATCH, epochs=epochs, model=student.model):
+        student.step(stream, batch, 1.0)
+        trace.note(getattr(stream, position), stream.wait_seconds)
+    return stream
+
+
+# --- lines of the table ------------------------------------------------------------------------
+
+
+def _lines(parts: str, problem: Problem, arms: dict[str, Any]) -> Iterator[Measure]:
+    makers = {"a": _speed_lines, "b": _wait_lines, "c": _epoch_lines}
+    for part in parts:
+        for line in makers[part](problem.name, arms):
+            yield Measure(**{**vars(line), "part": part})
+
+
+def _speed_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
+    def line(text: str, key: str, **more: Any) -> Measure:
+        return Measure(part="a", name=f"{name}: {text}", values=arms[key], **more)
+
+    yield line("Uniform stream / bare loop", "stream", at_least=0.95)
+    yield line("the same / bare loop in the same thread", "stream in its thread")
+    yield line("bare loop in a Ray worker / main thread, pages kept", "kept pages")
+    yield line("bare loop in a Ray worker / main thread, default malloc", "default malloc")
+    yield line("bare loop, rows/s", "bare rows/s")
+    yield line("Uniform stream, rows/s", "stream rows/s")
+
+
+def _wait_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
+    busy = max(arms["scorer busy"])
+    enough = "scorers suffice" if busy < 0.9 else "one scorer does not suffice here"
+    yield Measure(
+        part="b",
+        name=f"{name}: share of time the trainer waits",
+        values=arms["waits"],
+        at_most=0.05,
+        note=f"scorer busy {busy:.0%}: {enough}; age {max(arms['age']):.1f} steps",
+    )
+
+
+def _epoch_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
+    pools = dict(arms["best pool"])
+    for threads, goal in zip(sorted(pools), (0.60, 0.80), strict=False):
+        best = pools[threads]
+        yield Measure(
+            part="c",
+            name=f"{name}: epoch on Ray / in one process, {_threads(threads)}",
+            values=arms[f"epoch {threads}"],
+            at_most=goal,
+            note=f"one process: pools of {best['pool']}; Ray: {POOL}",
+        )
+        yield Measure(
+            part="c",
+            name=f"{name}: one process, {_threads(threads)}, rows scored/s",
+            values=arms[f"local rows/s {threads}"],
+        )
+    kept = f"kept {max(arms['kept']):.3f}, one process {max(arms['local kept']):.3f}"
+    yield Measure(
+        part="c", name=f"{name}: Ray, rows scored/s", values=arms["ray rows/s"], note=kept
+    )
+    yield Measure(part="c", name=f"{name}: scorer, us a row", values=arms["scoring us/row"])
+    roles = sorted({role for one in arms["cpu"] for role in one})
+    for role in sorted(roles, key=lambda r: -max(one.get(r, 0.0) for one in arms["cpu"])):
+        shares = [one.get(role, 0.0) for one in arms["cpu"]]
+        if max(shares) >= 0.005:
+            text = f"{name}: cores used by {role}"
+            yield Measure(part="c", name=text, values=shares)
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads (all cores)"

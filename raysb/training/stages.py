@@ -1,0 +1,143 @@
+"""The stages as Ray Data runs them: a reader and a scorer, actors that a pool passes through.
+
+Nothing here imports torch before a scorer is made: readers need none, and the process that
+schedules both imports this file too. On two cores that is seconds of every start.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import ray
+
+from raysb.board import Board
+from raysb.errors import StreamOrderError
+from raysb.history.shards import LossHistory
+from raysb.schema import POOL, Batch, num_rows, take
+from raysb.scoring.ledger import PoolRecord
+from raysb.scoring.ledger_actor import LedgerClient
+from raysb.source.plan import PoolPlan
+from raysb.training.reading import Reading, with_weights
+
+if TYPE_CHECKING:
+    from raysb.training.spec import StreamSpec
+
+
+@dataclass(frozen=True)
+class StreamHandle:
+    """The actors of a stream and what it is made of; passes between processes.
+
+    Args:
+        spec: A list of one reference to the `StreamSpec`, so that it travels once per process.
+        reading: A list of one reference to its `Reading`, all that a reader needs.
+        name: Of the stream.
+        ledger: Gate, distribution, cursor.
+        board: Weights and splits.
+        history: What is known per sample, `None` where nothing is scored.
+    """
+
+    spec: list[Any]
+    reading: list[Any]
+    name: str
+    ledger: LedgerClient
+    board: Board
+    history: LossHistory | None
+
+    def get_spec(self) -> "StreamSpec":
+        """Fetch what the stream is made of."""
+        return cast("StreamSpec", ray.get(self.spec[0]))
+
+    def get_reading(self) -> Reading:
+        """Fetch how rows are read."""
+        return cast(Reading, ray.get(self.reading[0]))
+
+
+class PoolReader:
+    """A reader actor of Ray Data: turns a pool's number into rows, no further ahead than needed.
+
+    Args:
+        handle: The stream's actors.
+        plan: The pools of the run.
+        generation: Of the worker group that it serves.
+        done: Pools that are trained already.
+    """
+
+    def __init__(
+        self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
+    ) -> None:
+        self._reading = handle.get_reading()
+        self._scored = handle.history is not None
+        self._ledger = handle.ledger
+        self._plan = plan
+        self._generation = generation
+        self._done = done
+        self._nothing: Batch | None = None
+
+    def __call__(self, numbers: Batch) -> Batch:
+        """Rows of one pool; none when it is trained already or the run is over."""
+        pool = int(numbers[POOL][0])
+        if pool in self._done:
+            return self._empty(pool)
+        if not self._ledger.admit(self._generation, pool, self._reading.num_readers):
+            return self._empty(pool)
+        batch = self._reading.read(self._plan, pool)
+        return batch if self._scored else self._unscored(pool, batch)
+
+    def _unscored(self, pool: int, batch: Batch) -> Batch:
+        """Where nothing is scored, the reader is what the ledger gates and counts."""
+        rows = num_rows(batch)
+        if self._ledger.grant(self._generation, pool, rows) is None:
+            return self._empty(pool)
+        nothing = np.empty(0)
+        record = PoolRecord(
+            pool=pool,
+            epoch=self._plan.epoch_of(pool),
+            num_rows=0,
+            num_selected=rows,
+            losses=nothing.astype(np.float32),
+            num_correct=None,
+            nonfinite=nothing.astype(np.int64),
+            seconds=0.0,
+        )
+        self._ledger.scored(self._generation, record)
+        return with_weights(batch)
+
+    def _empty(self, pool: int) -> Batch:
+        if self._nothing is None:
+            batch = self._reading.read(self._plan, pool)
+            self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
+        return self._nothing
+
+
+class PoolScorer:
+    """A scorer actor of Ray Data: `selection.scorer.Scorer` with the run's actors at hand.
+
+    Args:
+        handle: The stream's actors.
+        plan: The pools of the run.
+        generation: Of the worker group that it serves.
+    """
+
+    def __init__(self, handle: StreamHandle, plan: PoolPlan, generation: int) -> None:
+        from raysb.selection.scorer import Scorer
+        from raysb.weights import FlatState, WeightStore
+
+        spec = handle.get_spec()
+        if handle.history is None:
+            raise StreamOrderError("a scorer needs a loss history")
+        self._score = Scorer(
+            spec.task,
+            spec.selector,
+            handle.ledger,
+            handle.history,
+            lambda model: WeightStore(live=FlatState(model)).fetch,
+            plan.epoch_of,
+            generation=generation,
+            seed=spec.seed,
+            dtype=spec.scoring.dtype,
+            device="cuda" if spec.scoring.num_gpus else "cpu",
+        )
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The selected rows of a pool."""
+        return self._score(batch)
