@@ -102,7 +102,7 @@ def test_code_named_in_a_file_is_never_imported_the_caller_must_give_it() -> Non
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
     found = load_model("run", flat)
-    assert isinstance(found, nn.Sequential)
+    assert isinstance(found.module, nn.Sequential)
     assert not found.training
 
 

@@ -106,7 +106,9 @@ def _in_process(parts: str, options: argparse.Namespace) -> list:
     measures = [Measure(**json.loads(line)) for line in lines]
     missing = [part for part in parts if part not in {m.part for m in measures}]
     if code and not missing:
-        measures.append(failed(parts[-1], "the rest of this part", f"its process ended with {code}"))
+        measures.append(
+            failed(parts[-1], "the rest of this part", f"its process ended with {code}")
+        )
     return measures + [failed(p, "this part", f"its process ended with {code}") for p in missing]
 
 

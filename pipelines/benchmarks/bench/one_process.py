@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench.problem import BATCH, Problem, Trace, learner
 
+from bench.problem import BATCH, Problem, Trace, learner
 from raysb.local import LocalStream
 from raysb.selection import SelectiveBackprop, Uniform
+from raysb.training.memory import keep_freed_pages
 
 SCRIPT = Path(__file__).parents[1] / "throughput.py"
 WARM_UP_STEPS = 20
 POOLS = (64, 128, 256, 512)
 
 
-def bare_rate(problem: Problem, seconds: float) -> float:
-    """Rows per second of a plain loop over tensors in memory.
+def bare_rate(problem: Problem, seconds: float) -> dict[str, float]:
+    """A plain loop over tensors in memory: rows per second, and CPU seconds per row.
 
     Net, batch, optimizer, normalisation and memory format are those of the stream.
     """
@@ -33,13 +34,13 @@ def bare_rate(problem: Problem, seconds: float) -> float:
     rows = {name: torch.from_numpy(column) for name, column in problem.rows().items()}
     model_and_optimizer = learner(spec.task, spec.seed)
     model, optimizer = model_and_optimizer.model, model_and_optimizer.optimizer
-    count, steps, start = len(rows["label"]), 0, 0.0
+    count, steps, start, used = len(rows["label"]), 0, 0.0, 0.0
     while True:
         for chosen in torch.randperm(count).split(BATCH):
             if len(chosen) < BATCH:
                 continue
             if steps == WARM_UP_STEPS:
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
             logits = spec.task.forward(model, {"image": rows["image"][chosen]})
             loss = F.cross_entropy(logits, rows["label"][chosen])
             optimizer.zero_grad(set_to_none=True)
@@ -48,11 +49,16 @@ def bare_rate(problem: Problem, seconds: float) -> float:
             steps += 1
             gone = time.perf_counter() - start
             if steps > WARM_UP_STEPS and gone > seconds:
-                return (steps - WARM_UP_STEPS) * BATCH / gone
+                done = (steps - WARM_UP_STEPS) * BATCH
+                return {"rate": done / gone, "cpu": (time.process_time() - used) / done}
 
 
 def local_epoch(problem: Problem, pool: int, rows: int | None = None) -> dict[str, float]:
-    """One epoch of Selective-Backprop in this thread; seconds per row scored."""
+    """One epoch of Selective-Backprop in this thread; seconds per row scored.
+
+    With freed pages kept, as scorers and workers have it: else malloc would decide the comparison.
+    """
+    keep_freed_pages()
     if rows is not None:
         problem = Problem(**{**vars(problem), "count": min(rows, problem.count)})
     spec = problem.stream(SelectiveBackprop(), batch_size=pool).spec

@@ -33,7 +33,6 @@ def run_in_workers(
     loop: Callable[[dict[str, Any]], None], config: dict[str, Any], streams: list[Any]
 ) -> None:
     """Run a loop in one Ray Train worker that finds the streams by their names."""
-    import ray.train
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
 
     from raysb.ray_engine import Trainer

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from bench.measures import Measure, failed
 from bench.problem import Trace
 from bench.rays import many_cpus, run_in_workers
-from torch import nn
-
 from raysb.losses import cross_entropy
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop
@@ -45,9 +45,7 @@ def _report(what: str, found: dict[str, list[float]], report: Callable[[Measure]
     base = found["1"]
     for count in SCORERS:
         rates = found[str(count)]
-        report(
-            Measure(part="h", name=f"{count} scorers that sleep, {what}: rows/s", values=rates)
-        )
+        report(Measure(part="h", name=f"{count} scorers that sleep, {what}: rows/s", values=rates))
         if count > 1:
             shares = [rate / (count * one) for rate, one in zip(rates, base, strict=True)]
             name = f"{count} scorers / {count} x one scorer, {what}"
@@ -74,9 +72,7 @@ def _stream(count: int, bound: Any, pools: int) -> SelectiveStream:
         forward=_sleepy,
         loss=cross_entropy("label"),
         selector=SelectiveBackprop(),
-        scoring=Scoring(
-            num_actors=count, batch_size=POOL, num_cpus=0.5, max_staleness_steps=bound
-        ),
+        scoring=Scoring(num_actors=count, batch_size=POOL, num_cpus=0.5, max_staleness_steps=bound),
         data=Data(inputs=("x",)),
         name=str(count),
     )

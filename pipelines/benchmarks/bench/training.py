@@ -18,7 +18,6 @@ from bench.one_process import bare_rate, in_fresh_process
 from bench.problem import BATCH, POOL, Problem, Trace, learner
 from bench.processes import spent, usage
 from bench.rays import run_in_workers
-
 from raysb.cluster import connected
 from raysb.selection import SelectiveBackprop, Uniform
 from raysb.training.memory import keep_freed_pages
@@ -56,7 +55,7 @@ def measure(parts: str, problems: list[Problem], effort: Effort, report: Report)
 
 
 def _run(parts: str, problem: Problem, effort: Effort) -> dict[str, Any]:
-    rate = in_fresh_process("bare_rate", problem, seconds=1.0)
+    rate = in_fresh_process("bare_rate", problem, seconds=1.0)["rate"]
     count = int(min(max(rate * effort.seconds, LEAST_ROWS), problem.count))
     sized = Problem(**{**vars(problem), "count": count})
     streams = [sized.stream(Uniform(), "uniform"), sized.stream(SelectiveBackprop(), "selective")]
@@ -88,7 +87,7 @@ def _arms(config: dict[str, Any]) -> None:
     if "a" in config["parts"]:
         for _ in range(effort.repeats):
             main = in_fresh_process("bare_rate", problem, seconds=effort.seconds)
-            note("default malloc", bare_rate(problem, effort.seconds) / main)
+            note("default malloc", bare_rate(problem, effort.seconds)["rate"] / main["rate"])
     keep_freed_pages()
     pools = _best_pools(problem, effort) if "c" in config["parts"] else {}
     for _ in range(effort.repeats):
@@ -106,13 +105,15 @@ def _speed(config: dict[str, Any], note: Callable[[str, Any], None]) -> None:
     main = in_fresh_process("bare_rate", problem, seconds=seconds)
     thread = bare_rate(problem, seconds)
     rows = problem.count * config["epochs"]
-    trace = Trace(rows // 10, rows - rows // 20)
+    trace = Trace(rows // 10, rows - rows // 20, time.process_time)
     stream = _train("uniform", config["epochs"], trace, "num_backpropped")
-    note("bare rows/s", main)
-    note("kept pages", thread / main)
-    note("stream rows/s", trace.rows / trace.seconds)
-    note("stream", trace.rows / trace.seconds / main)
-    note("stream in its thread", trace.rows / trace.seconds / thread)
+    rate, cpu = trace.rows / trace.seconds, (trace.seen[1] - trace.seen[0]) / trace.rows
+    note("bare rows/s", main["rate"])
+    note("kept pages", thread["rate"] / main["rate"])
+    note("stream rows/s", rate)
+    note("stream", rate / main["rate"])
+    note("stream in its thread", rate / thread["rate"])
+    note("stream cpu", main["cpu"] / cpu)
     note("uniform waits", stream.wait_seconds)
 
 
@@ -178,6 +179,7 @@ def _speed_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
 
     yield line("Uniform stream / bare loop", "stream", at_least=0.95)
     yield line("the same / bare loop in the same thread", "stream in its thread")
+    yield line("rows per CPU second of the trainer's process / bare loop's", "stream cpu")
     yield line("bare loop in a Ray worker / main thread, pages kept", "kept pages")
     yield line("bare loop in a Ray worker / main thread, default malloc", "default malloc")
     yield line("bare loop, rows/s", "bare rows/s")
