@@ -28,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PARTS = "abcdefgh"
@@ -58,9 +59,8 @@ def main() -> int:
         if wanted:
             print(f"part {', '.join(wanted)} ...", file=sys.stderr, flush=True)
             found = _in_process(wanted, options)
-            print(text_table(found), flush=True)
             measures += found
-    print("\n" + text_table(measures))
+            print(text_table(found), flush=True)
     for path in write(options.out, "throughput", measures, about, quick=options.quick):
         print(f"written: {path}")
     return 0 if all(m.values for m in measures) else 1
@@ -86,7 +86,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _in_process(parts: str, options: argparse.Namespace) -> list:
+def _in_process(parts: str, options: argparse.Namespace) -> list[Any]:
     """The measures of some parts; what hangs or crashes is said and left behind."""
     from bench.measures import Measure, failed
 
@@ -112,7 +112,7 @@ def _in_process(parts: str, options: argparse.Namespace) -> list:
     return measures + [failed(p, "this part", f"its process ended with {code}") for p in missing]
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End what is left of a part's processes, those of Ray too."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

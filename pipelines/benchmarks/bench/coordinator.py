@@ -50,7 +50,7 @@ def _stream_splits(pools: int, count: int) -> list[Any]:
     plan = stream.spec.plan(BATCH, 1)
     stream._limits = Limits(global_batch=BATCH * count)
     stream._generation = handle.ledger.open(stream._limits, Cursor(), plan.num_pools, 0)
-    return stream._build(plan, BATCH).streaming_split(count, equal=False)  # type: ignore[no-any-return]
+    return list(stream._build(plan, BATCH).streaming_split(count, equal=False))
 
 
 def _number_splits(pools: int, count: int) -> list[Any]:
@@ -59,7 +59,7 @@ def _number_splits(pools: int, count: int) -> list[Any]:
 
     numbers = ray.data.from_arrow(pa.table({"pool": np.arange(pools)}))
     flow = numbers.repartition(target_num_rows_per_block=1)
-    return flow.streaming_split(count, equal=False)  # type: ignore[no-any-return]
+    return list(flow.streaming_split(count, equal=False))
 
 
 def _tiny_stream(pools: int) -> Any:

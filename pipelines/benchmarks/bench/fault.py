@@ -79,9 +79,11 @@ def _notes(folder: str, what: str) -> list[float]:
 
 
 def _fit(folder: str, deaths: int) -> None:
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    import ray.train
 
     from raysb.trainer import SelectiveTrainer
+
+    train: Any = ray.train  # typed as its first version, whose settings have fewer fields
 
     count = 2 * (deaths + 2) * KILL_AT * WORKERS * BATCH  # half of them are kept
     rng = np.random.default_rng(0)
@@ -99,11 +101,11 @@ def _fit(folder: str, deaths: int) -> None:
         training=Training(
             epochs=1, batch_size=BATCH, num_workers=WORKERS, checkpoint_every=SAVE_EVERY
         ),
-        scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 0.5}),
-        run_config=RunConfig(
+        scaling_config=train.ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 0.5}),
+        run_config=train.RunConfig(
             storage_path=folder,
             name="run",
-            failure_config=FailureConfig(max_failures=deaths),
-            logging_config=LoggingConfig(log_level="ERROR"),
+            failure_config=train.FailureConfig(max_failures=deaths),
+            logging_config=train.LoggingConfig(log_level="ERROR"),
         ),
     ).fit()

@@ -54,7 +54,7 @@ def bare_rate(problem: Problem, seconds: float) -> dict[str, float]:
 
 
 def local_epoch(problem: Problem, pool: int, rows: int | None = None) -> dict[str, float]:
-    """One epoch of Selective-Backprop in this thread; seconds per row scored.
+    """One epoch of Selective-Backprop in this thread; seconds and CPU seconds per row scored.
 
     With freed pages kept, as scorers and workers have it: else malloc would decide the comparison.
     """
@@ -65,12 +65,13 @@ def local_epoch(problem: Problem, pool: int, rows: int | None = None) -> dict[st
     stream = LocalStream(spec)
     student = learner(spec.task, spec.seed)
     count = spec.source.num_rows
-    trace = Trace(count // 5, count - count // 10)
+    trace = Trace(count // 5, count - count // 10, time.process_time)
     for batch in stream.iter_batches(batch_size=BATCH, epochs=1, model=student.model):
         student.step(stream, batch, 1.0)
         trace.note(stream.num_scored, stream.wait_seconds)
     kept = stream.num_backpropped / stream.num_scored
-    return {"seconds_per_row": trace.seconds / trace.rows, "kept": kept}
+    cpu = (trace.seen[1] - trace.seen[0]) / trace.rows
+    return {"seconds_per_row": trace.seconds / trace.rows, "kept": kept, "cpu": cpu}
 
 
 def best_pool(problem: Problem, rows: int, passes: int) -> dict[str, Any]:
@@ -102,5 +103,9 @@ def main(order: dict[str, Any]) -> None:
     """In the fresh process: do what was asked, and print the answer as JSON."""
     torch.set_num_threads(order["threads"])
     problem = Problem(**{**order["problem"], "shape": tuple(order["problem"]["shape"])})
-    calls = {"bare_rate": bare_rate, "local_epoch": local_epoch, "best_pool": best_pool}
+    calls: dict[str, Any] = {
+        "bare_rate": bare_rate,
+        "local_epoch": local_epoch,
+        "best_pool": best_pool,
+    }
     print(json.dumps(calls[order["call"]](problem, **order["arguments"])))

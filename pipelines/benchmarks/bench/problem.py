@@ -23,7 +23,7 @@ from raysb.stream import SelectiveStream
 from raysb.task import Task
 from raysb.training.learner import Learner
 
-SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+SHAPES: dict[str, tuple[int, ...]] = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 CLASSES = 10
 BATCH = 64
 POOL = 256  # the default of scoring.batch_size

@@ -1,6 +1,7 @@
 """Ray for a benchmark: as raysb starts it, or with more logical CPUs than there are."""
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def many_cpus(count: int) -> Iterator[None]:
         include_dashboard=False,
         namespace=NAMESPACE,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     try:
         yield
@@ -33,19 +34,21 @@ def run_in_workers(
     loop: Callable[[dict[str, Any]], None], config: dict[str, Any], streams: list[Any]
 ) -> None:
     """Run a loop in one Ray Train worker that finds the streams by their names."""
-    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    import ray.train
 
     from raysb.ray_engine import Trainer
+
+    train: Any = ray.train  # typed as its first version, whose settings have fewer fields
 
     with tempfile.TemporaryDirectory(prefix="raysb-bench-") as folder:
         Trainer(
             loop,
             train_loop_config=config,
-            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
-            run_config=RunConfig(
+            scaling_config=train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+            run_config=train.RunConfig(
                 storage_path=str(Path(folder)),
                 name="run",
-                logging_config=LoggingConfig(log_level="ERROR"),
+                logging_config=train.LoggingConfig(log_level="ERROR"),
             ),
             **streams[0].trainer_kwargs(*streams[1:]),
         ).fit()

@@ -6,10 +6,12 @@ processes: whatever else the machine does, it does to all of them.
 
 import json
 import math
+import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from raysb.training.memory import keep_freed_pages
 from raysb.training.stream import get_stream
 
 LEAST_ROWS, MOST_ROWS = 10_000, 60_000
+CORES = os.cpu_count() or 1
 Report = Callable[[Measure], None]
 
 
@@ -97,6 +100,8 @@ def _arms(config: dict[str, Any]) -> None:
             _epoch(problem, pools, note)
     for threads, best in pools.items():
         note("best pool", [threads, best])
+    if pools:
+        note("capacity", _capacity(problem, effort.seconds))
     Path(config["out"]).write_text(json.dumps(found))
 
 
@@ -123,34 +128,40 @@ def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], N
         for threads, best in pools.items()
     }
     trace = Trace(problem.count // 5, problem.count - problem.count // 7, usage)
-    began = time.perf_counter()
     stream = _train("selective", 1, trace, "num_scored")
     seconds_per_row = trace.seconds / trace.rows
     progress = stream.progress()["epochs"][0]
     note("waits", trace.waited)
     note("ray rows/s", 1 / seconds_per_row)
-    note("whole stream", time.perf_counter() - began)
     note("kept", stream.num_backpropped / stream.num_scored)
     note("age", stream.mean_age())
-    note("scoring us/row", 1e6 * progress["score_seconds"] / progress["num_scored"])
     note("scorer busy", progress["score_seconds"] / progress["num_scored"] / seconds_per_row)
-    share = {role: s / trace.seconds for role, s in spent(*trace.seen).items()}
-    note("cpu", share)
+    cpu = spent(*trace.seen)
+    note("cpu", {role: 1e6 * seconds / trace.rows for role, seconds in cpu.items()})
+    note("cores", sum(cpu.values()) / trace.seconds)
     for threads, answer in local.items():
         note(f"epoch {threads}", seconds_per_row / answer["seconds_per_row"])
         note(f"local rows/s {threads}", 1 / answer["seconds_per_row"])
         note("local kept", answer["kept"])
+        note(f"local cpu {threads}", 1e6 * answer["cpu"])
+
+
+def _capacity(problem: Problem, seconds: float) -> float:
+    """Rows/s of as many bare loops as there are cores, over so many times one alone."""
+    alone = in_fresh_process("bare_rate", problem, seconds=seconds)["rate"]
+    with ThreadPoolExecutor(CORES) as threads:
+        call = partial(in_fresh_process, "bare_rate", problem, seconds=seconds)
+        together = [f.result()["rate"] for f in [threads.submit(call) for _ in range(CORES)]]
+    return sum(together) / (CORES * alone)
 
 
 def _best_pools(problem: Problem, effort: Effort) -> dict[int, Any]:
-    import os
-
     rows = min(problem.count, LEAST_ROWS)
     return {
         threads: in_fresh_process(
             "best_pool", problem, threads=threads, rows=rows, passes=min(effort.repeats, 2)
         )
-        for threads in sorted({1, os.cpu_count() or 1})
+        for threads in sorted({1, CORES})
     }
 
 
@@ -209,22 +220,28 @@ def _epoch_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
             at_most=goal,
             note=f"one process: pools of {best['pool']}; Ray: {POOL}",
         )
-        yield Measure(
-            part="c",
-            name=f"{name}: one process, {_threads(threads)}, rows scored/s",
-            values=arms[f"local rows/s {threads}"],
-        )
+        rates, cpu = arms[f"local rows/s {threads}"], arms[f"local cpu {threads}"]
+        text = f"{name}: one process, {_threads(threads)}"
+        yield Measure(part="c", name=f"{text}, rows scored/s", values=rates)
+        yield Measure(part="c", name=f"{text}, CPU us a scored row", values=cpu)
     kept = f"kept {max(arms['kept']):.3f}, one process {max(arms['local kept']):.3f}"
     yield Measure(
         part="c", name=f"{name}: Ray, rows scored/s", values=arms["ray rows/s"], note=kept
     )
-    yield Measure(part="c", name=f"{name}: scorer, us a row", values=arms["scoring us/row"])
+    total = [sum(one.values()) for one in arms["cpu"]]
+    note = f"{max(arms['cores']):.2f} cores in use"
+    yield Measure(part="c", name=f"{name}: Ray, CPU us a scored row", values=total, note=note)
     roles = sorted({role for one in arms["cpu"] for role in one})
     for role in sorted(roles, key=lambda r: -max(one.get(r, 0.0) for one in arms["cpu"])):
-        shares = [one.get(role, 0.0) for one in arms["cpu"]]
-        if max(shares) >= 0.005:
-            text = f"{name}: cores used by {role}"
-            yield Measure(part="c", name=text, values=shares)
+        parts = [one.get(role, 0.0) for one in arms["cpu"]]
+        if max(parts) >= 0.005 * max(total):
+            yield Measure(part="c", name=f"{name}: of it {role}", values=parts)
+    yield Measure(
+        part="c",
+        name=f"{name}: {CORES} bare loops at once / {CORES} x one alone",
+        values=arms["capacity"],
+        note="what the cores have to give when all are busy",
+    )
 
 
 def _threads(count: int) -> str:
