@@ -39,6 +39,9 @@ def connected(
 
     A cluster that happens to run on this machine is never joined by itself: only with an address,
     or inside a job, where Ray sets RAY_ADDRESS. One of our own ends with the block.
+
+    Raises:
+        ResourceError: No address is given and a cluster runs on this machine.
     """
     prepare_environment(verbose)
     import ray
@@ -46,7 +49,10 @@ def connected(
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if wanted is None:
+        refuse_company()
+    address = wanted or "local"
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
@@ -67,6 +73,24 @@ def connected(
         yield ray
     finally:
         ray.shutdown()
+
+
+def refuse_company() -> None:
+    """Raise if a Ray cluster runs on this machine and nobody said whether it is meant.
+
+    Raises:
+        ResourceError: There is one.
+    """
+    try:
+        from ray._private.services import find_gcs_addresses
+    except ImportError:  # private: without it, a second cluster is started as Ray would
+        return
+    if running := sorted(find_gcs_addresses()):
+        raise ResourceError(
+            f"a Ray cluster runs on this machine ({', '.join(running)}). Two clusters on one "
+            "machine take each other's workers for their own: join it with --address "
+            f"{running[0]}, end it, or start one of your own beside it with --address local"
+        )
 
 
 def cluster_resources() -> dict[str, float]:

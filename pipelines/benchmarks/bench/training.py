@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _capacity(problem: Problem, seconds: float) -> float:
     with ThreadPoolExecutor(CORES) as threads:
         call = partial(in_fresh_process, "bare_rate", problem, seconds=seconds)
         together = [f.result()["rate"] for f in [threads.submit(call) for _ in range(CORES)]]
-    return sum(together) / (CORES * alone)
+    return float(sum(together) / (CORES * alone))
 
 
 def _best_pools(problem: Problem, effort: Effort) -> dict[int, Any]:
