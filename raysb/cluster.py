@@ -85,7 +85,7 @@ def refuse_company() -> None:
         from ray._private.services import find_gcs_addresses
     except ImportError:  # private: without it, a second cluster is started as Ray would
         return
-    if running := sorted(find_gcs_addresses()):
+    if running := sorted(find_gcs_addresses()):  # type: ignore[no-untyped-call]
         raise ResourceError(
             f"a Ray cluster runs on this machine ({', '.join(running)}). Two clusters on one "
             "machine take each other's workers for their own: join it with --address "

@@ -16,9 +16,7 @@ from raysb.losses import build_loss
 from raysb.models import build_from
 from raysb.report.console import Console
 from raysb.report.directory import RunDirectory
-from raysb.source.augment import augment
 from raysb.source.open import Sources, open_sources
-from raysb.task import Task, inputs
 from raysb.training.check import check_first_rows
 from raysb.training.spec import StreamSpec
 
@@ -153,19 +151,13 @@ def resolve(config: Config, sources: Sources) -> Config:
 def build_job(config: Config, sources: Sources, watcher: Watcher, verbose: bool) -> TrainingJob:
     """The run of a resolved configuration, every part tried once."""
     data = config.data
-    task = Task(
+    spec = StreamSpec.of(
+        sources,
+        data,
         model=build_from(config, sources.shapes[data.inputs[0]]),
-        forward=inputs(*data.inputs, mean=data.mean, std=data.std),
         loss=build_loss(config.train.loss, data.target, config.train.loss_args),
-    )
-    spec = StreamSpec(
-        source=sources.train,
-        task=task,
         selector=config.selector,
         scoring=config.scoring,
-        augmentation=augment(data.augment),
-        inputs=data.inputs,
-        num_readers=data.num_readers,
         seed=config.run.seed,
     )
     check_first_rows(spec, config.train)

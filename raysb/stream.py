@@ -23,12 +23,11 @@ from raysb.schema import Batch
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
-from raysb.selection import SelectiveBackprop, Selector
-from raysb.source.augment import augment
+from raysb.selection import Selector
 from raysb.source.dataset import share
 from raysb.source.open import open_sources
 from raysb.source.settings import Data
-from raysb.task import Forward, PerSampleLoss, Task, inputs
+from raysb.task import Forward, PerSampleLoss
 from raysb.training.spec import StreamSpec
 from raysb.training.stages import StreamHandle
 from raysb.training.stream import READER_CPUS
@@ -74,26 +73,20 @@ class SelectiveStream:
         name: str = "train",
     ) -> None:
         data = data or Data()
-        sources = open_sources(data, seed=seed, train=rows)
-        task = Task(
+        self.spec = StreamSpec.of(
+            open_sources(data, seed=seed, train=rows),
+            data,
             model=model,
-            forward=forward or inputs(*data.inputs, mean=sources.mean, std=sources.std),
             loss=loss,
-            correct=correct,
-            extra=extra or {},
-            collate=collate,
-            step=step,
-        )
-        self.spec = StreamSpec(
-            source=sources.train,
-            task=task,
-            selector=selector or SelectiveBackprop(),
-            scoring=scoring or Scoring(),
-            augmentation=augment(data.augment),
-            inputs=data.inputs,
-            num_readers=data.num_readers,
+            forward=forward,
+            selector=selector,
+            scoring=scoring,
             seed=seed,
             name=name,
+            correct=correct,
+            extra=extra,
+            collate=collate,
+            step=step,
         )
         self._history = history or History()
         self._handle: StreamHandle | None = None

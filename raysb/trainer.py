@@ -16,11 +16,10 @@ from raysb.job import Silent, TrainingJob, Watcher
 from raysb.local import fit_locally
 from raysb.schema import Batch
 from raysb.scoring.settings import Scoring
-from raysb.selection import SelectiveBackprop, Selector
-from raysb.source.augment import augment
+from raysb.selection import Selector
 from raysb.source.open import open_sources
 from raysb.source.settings import Data
-from raysb.task import Forward, PerSampleLoss, Task, inputs
+from raysb.task import Forward, PerSampleLoss
 from raysb.training.check import check_first_rows
 from raysb.training.settings import Evaluation, Training
 from raysb.training.spec import StreamSpec
@@ -91,23 +90,19 @@ class SelectiveTrainer:
         data = data or Data()
         sources = open_sources(data, seed=seed, train=datasets["train"], test=datasets.get("eval"))
         training = training or Training()
-        spec = StreamSpec(
-            source=sources.train,
-            task=Task(
-                model=model,
-                forward=forward or inputs(*data.inputs, mean=sources.mean, std=sources.std),
-                loss=loss,
-                correct=correct,
-                extra=extra or {},
-                collate=collate,
-                step=step,
-            ),
-            selector=selector or SelectiveBackprop(),
-            scoring=scoring or Scoring(),
-            augmentation=augment(data.augment),
-            inputs=data.inputs,
-            num_readers=data.num_readers,
+        spec = StreamSpec.of(
+            sources,
+            data,
+            model=model,
+            loss=loss,
+            forward=forward,
+            selector=selector,
+            scoring=scoring,
             seed=seed,
+            correct=correct,
+            extra=extra,
+            collate=collate,
+            step=step,
         )
         workers = getattr(scaling_config, "num_workers", training.num_workers)
         check_first_rows(spec, training, optimizer, workers)

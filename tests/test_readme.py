@@ -18,6 +18,7 @@ from raysb.local import LocalStream
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DIGITS = ('"mnist5k"', '"digits"')  # 1,442 rows of 8x8 pixels in place of 4,000 of 28x28
+LONGER = ("epochs=4", "epochs=12")
 
 
 def block(marker: str) -> str:
@@ -57,7 +58,7 @@ def error_of(model: nn.Module, forward: Any) -> float:
 def check_trainer(names: dict[str, Any]) -> None:
     """The run reached something, trained on less than it scored, and left its model."""
     metrics = names["result"].metrics
-    assert metrics["num_scored"] == 4 * 1442
+    assert metrics["num_scored"] == 12 * 1442
     assert 0.15 < metrics["num_backpropped"] / metrics["num_scored"] < 0.45
     assert metrics["max_age_steps"] <= 16
     assert metrics["eval/error"] < 0.2
@@ -68,13 +69,13 @@ def check_trainer(names: dict[str, Any]) -> None:
 def test_the_trainer_example_runs_in_one_process(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     engine = ("SelectiveTrainer(", 'SelectiveTrainer(engine="local",')
-    check_trainer(run("trainer", DIGITS, engine))
+    check_trainer(run("trainer", DIGITS, LONGER, engine))
 
 
 @pytest.mark.ray
 def test_the_trainer_example_runs_on_ray(ray_cluster, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    check_trainer(run("trainer", DIGITS))
+    check_trainer(run("trainer", DIGITS, LONGER))
 
 
 @pytest.mark.ray

@@ -1,14 +1,20 @@
 """All that a stream is made of; small enough to be sent to every process of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from raysb.schema import Batch, Source
 from raysb.scoring.limits import Limits, limits_for
 from raysb.scoring.settings import Scoring
-from raysb.selection.base import Selector
-from raysb.source.augment import Augmentation, none
+from raysb.selection import SelectiveBackprop, Selector
+from raysb.source.augment import Augmentation, augment, none
+from raysb.source.open import Sources
 from raysb.source.plan import PoolPlan
-from raysb.task import Task
+from raysb.source.settings import Data
+from raysb.task import Forward, PerSampleLoss, Task, inputs
 from raysb.training.reading import Reading
 
 TRANSPORT_BATCHES = 16  # batches in a pool that is not scored: a block's price is paid once for all
@@ -39,6 +45,52 @@ class StreamSpec:
     num_readers: int = 2
     seed: int = 0
     name: str = "train"
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sources,
+        data: Data,
+        *,
+        model: Callable[[], nn.Module],
+        loss: PerSampleLoss,
+        forward: Forward | None = None,
+        selector: Selector | None = None,
+        scoring: Scoring | None = None,
+        seed: int = 0,
+        name: str = "train",
+        **task: Any,
+    ) -> "StreamSpec":
+        """The stream of opened sources, with the defaults that the public classes document.
+
+        Args:
+            sources: Opened, with what was measured on them.
+            data: The settings they were opened with.
+            model: Builds the module.
+            loss: One per sample.
+            forward: By default the model is called with `data.inputs`, images normalised.
+            selector: By default `SelectiveBackprop()`.
+            scoring: By default `Scoring()`.
+            seed: Of order, augmentation, draws and initial weights.
+            name: Of the stream.
+            **task: `correct`, `extra`, `collate`, `step` of the `Task`.
+        """
+        return cls(
+            source=sources.train,
+            task=Task(
+                model=model,
+                forward=forward or inputs(*data.inputs, mean=sources.mean, std=sources.std),
+                loss=loss,
+                **{key: value for key, value in task.items() if value is not None},
+            ),
+            selector=selector or SelectiveBackprop(),
+            scoring=scoring or Scoring(),
+            augmentation=augment(data.augment),
+            inputs=data.inputs,
+            num_readers=data.num_readers,
+            seed=seed,
+            name=name,
+        )
 
     @property
     def scored(self) -> bool:
