@@ -4,6 +4,7 @@ Ray's untyped handles stay inside this file.
 """
 
 import copy
+import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -105,6 +106,11 @@ class DatasetSource:
     def __init__(self, dataset: Any, *, data: Data, seed: int = 0) -> None:
         dataset = _materialise(dataset)
         self.size_bytes = int(dataset.size_bytes())
+        logging.getLogger(__name__).warning(
+            "materialised %s rows, %.1f MB in the object store",
+            dataset.count(),
+            self.size_bytes / 1e6,
+        )
         if (count := int(dataset.count())) == 0:
             raise DataError("the ray.data.Dataset has no rows; nothing could be trained.")
         refs, schema = dataset.to_arrow_refs(), dataset.schema()
