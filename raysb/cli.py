@@ -3,6 +3,7 @@
 Exit codes: 0 the run ended well, 1 it failed, 2 the command or a setting was wrong.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -73,6 +74,8 @@ def _train(words: list[str]) -> int:
         config = load(file, flags)
     except (UsageError, ValueError, FileNotFoundError) as error:
         return _complain(str(error), USAGE)
+    if "" not in sys.path:  # `mymodule:build` is looked up as `python -m` would; Ray's workers too
+        sys.path.insert(0, os.getcwd())
     try:
         from raysb.run import train
 

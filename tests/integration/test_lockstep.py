@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
@@ -39,6 +40,8 @@ def test_lockstep_on_ray_trains_the_rows_of_the_local_engine(ray_cluster, tmp_pa
         np.testing.assert_allclose(
             remote.numbers["parameters"], local.numbers["parameters"], rtol=0, atol=1e-12
         )
+        theirs, ours = (by_id(outcome)["loss"].to_numpy() for outcome in (remote, local))
+        np.testing.assert_allclose(theirs, ours, rtol=1e-6)  # the scorers' and this process's
         if workers == 1:
             np.testing.assert_array_equal(remote.numbers["parameters"], local.numbers["parameters"])
         table = remote.handle.history.export()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def check_selectors(ids: Ids, losses: Floats) -> None:
     selector = raysb.SelectiveBackprop(beta=2.0)
     distribution = raysb.LossDistribution.merged(losses, losses, selector.history)
     assert_type(distribution, raysb.LossDistribution)
-    assert_type(distribution.cdf(losses), np.ndarray[Any, np.dtype[np.float64]])
+    assert_type(distribution.cdf(losses), npt.NDArray[np.float64])
     chosen = selector.select(ids, losses, distribution, raysb.Draws(seed=0, epoch=0))
     assert_type(chosen, raysb.Selection)
     assert_type(chosen.probability, Floats)
