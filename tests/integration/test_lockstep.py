@@ -18,10 +18,11 @@ pytestmark = pytest.mark.ray
 
 def by_step(outcome: Outcome) -> list[dict[str, list[float]]]:
     """Rows of each step, ordered by id, whatever worker trained them."""
-    table = outcome.audit.sort_by(
-        [("step", "ascending"), ("pool", "ascending"), ("id", "ascending")]
-    )
-    return table.drop_columns(["loss"]).to_pylist()
+    return by_id(outcome).drop_columns(["loss"]).to_pylist()
+
+
+def by_id(outcome: Outcome) -> pa.Table:
+    return outcome.audit.sort_by([(name, "ascending") for name in ("step", "pool", "id")])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
