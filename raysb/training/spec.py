@@ -46,6 +46,13 @@ class StreamSpec:
     seed: int = 0
     name: str = "train"
 
+    def __post_init__(self) -> None:
+        if self.num_readers == 0 and not self.scored:
+            raise ValueError(
+                "data.num_readers=0 with a selector that scores nothing: there would be no scorer "
+                "to read, and no row would arrive. Set data.num_readers=1 or more"
+            )
+
     @classmethod
     def of(
         cls,

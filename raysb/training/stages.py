@@ -141,3 +141,26 @@ class PoolScorer:
     def __call__(self, batch: Batch) -> Batch:
         """The selected rows of a pool."""
         return self._score(batch)
+
+
+class ReadingScorer:
+    """A scorer that reads its pools itself, where `data.num_readers` is 0.
+
+    One hop and one copy of every row less; worth it where decoding is light.
+
+    Args:
+        handle: The stream's actors.
+        plan: The pools of the run.
+        generation: Of the worker group that it serves.
+        done: Pools that are trained already.
+    """
+
+    def __init__(
+        self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
+    ) -> None:
+        self._read = PoolReader(handle, plan, generation, done)
+        self._score = PoolScorer(handle, plan, generation)
+
+    def __call__(self, numbers: Batch) -> Batch:
+        """The selected rows of a pool."""
+        return self._score(self._read(numbers))

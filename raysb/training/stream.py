@@ -26,7 +26,7 @@ from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
-from raysb.training.stages import PoolReader, PoolScorer, StreamHandle
+from raysb.training.stages import PoolReader, PoolScorer, ReadingScorer, StreamHandle
 from raysb.weights import FlatState, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
@@ -124,30 +124,22 @@ class RayStream(BatchStream):
         context.print_on_execution_start = False
         context.custom_execution_callback_classes = [ShortWaits]
         common = (self._handle, plan, self._generation)
+        done = frozenset(self.cursor.done)
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
         flow = ray.data.from_arrow(numbers).repartition(target_num_rows_per_block=1)
-        flow = flow.map_batches(
-            PoolReader,
-            fn_constructor_args=(*common, frozenset(self.cursor.done)),
-            batch_size=None,
-            num_cpus=READER_CPUS,
-            compute=ray.data.ActorPoolStrategy(
-                size=spec.num_readers, max_tasks_in_flight_per_actor=2
-            ),
-        )
+        if spec.num_readers:
+            readers = {"num_cpus": READER_CPUS, "compute": pool_of(spec.num_readers)}
+            flow = flow.map_batches(
+                PoolReader, fn_constructor_args=(*common, done), batch_size=None, **readers
+            )
         if spec.scored:
             flow = flow.map_batches(
-                PoolScorer,
-                fn_constructor_args=common,
+                PoolScorer if spec.num_readers else ReadingScorer,
+                fn_constructor_args=common if spec.num_readers else (*common, done),
                 batch_size=None,
                 num_cpus=scoring.num_cpus,
                 num_gpus=scoring.num_gpus or None,
-                # two: the next pool waits at the actor while one is scored. Pools are handed out
-                # in order and an actor works them off in order, so the oldest unscored one is
-                # never behind one that waits for it
-                compute=ray.data.ActorPoolStrategy(
-                    size=scoring.num_actors, max_tasks_in_flight_per_actor=2
-                ),
+                compute=pool_of(scoring.num_actors),
             )
         if self._limits.lockstep:
             # one block is one worker's batch, dealt in turn: steps become a function of counts
@@ -192,6 +184,9 @@ class RayStream(BatchStream):
         if self.exchange.rank == 0:
             self._teller.close()
             self._handle.ledger.close(self._generation)
+            coordinator = getattr(self._split, "_coord_actor", None)
+            if coordinator is not None:  # private: without it, what is left flows on, empty
+                coordinator.shutdown_executor.remote()
 
     def _slack(self) -> float:
         return 1.0 if self.spec.scoring.dtype == "float32" else 1e3
@@ -238,6 +233,16 @@ class RayStream(BatchStream):
     def committed(self, low: int) -> None:
         """A checkpoint with all pools before `low` behind it is safe: they may be forgotten."""
         self._handle.ledger.forget(low)
+
+
+def pool_of(size: int) -> Any:
+    """An actor pool of fixed size: an actor asleep in the gate would count as busy and grow it.
+
+    Two tasks an actor: the next pool waits at it while one is worked on. Pools are handed out in
+    order and an actor works them off in order, so the oldest unscored pool is never behind one
+    that waits for it.
+    """
+    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
 
 
 def _pull(split: Any, arrivals: "queue.Queue[Any]") -> None:

@@ -56,6 +56,7 @@ class Case:
     selector: Any = field(default_factory=lambda: SelectiveBackprop(beta=1.0, history=64))
     iterate: dict[str, Any] = field(default_factory=dict)
     forward: Any = field(default_factory=lambda: inputs("x"))
+    readers: int = 1
 
     def stream(self, **options: Any) -> SelectiveStream:
         """The stream, with its name."""
@@ -73,7 +74,7 @@ class Case:
                 num_cpus=0.1,
                 max_staleness_steps=self.stale,
             ),
-            data=Data(inputs=("x",), num_readers=1),
+            data=Data(inputs=("x",), num_readers=self.readers),
             name=self.name,
             **options,
         )

@@ -13,7 +13,7 @@ from raysb.source.settings import Data
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"num_readers": 0}, "data.num_readers=0"),
+        ({"num_readers": -1}, "data.num_readers=-1"),
         ({"shuffle_window": -1}, "data.shuffle_window=-1"),
         ({"test_fraction": 1.0}, "data.test_fraction=1.0"),
         ({"test_fraction": float("nan")}, "data.test_fraction=nan"),
