@@ -33,7 +33,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PARTS = "abcdefgh"
 GROUPS = ("abc", "d", "e", "f", "g", "h")  # what shares a process, and a Ray cluster
-LIMIT_S = 3600
+LIMIT_S, QUICK_LIMIT_S = 3600, 600  # of a part's process
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
 
@@ -79,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--group", help=argparse.SUPPRESS)
     parser.add_argument("--found", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.data = options.data and str(Path(options.data).absolute())
     options.only = [part.strip() for part in options.only.split(",")]
     if unknown := [part for part in options.only if part not in tuple(PARTS)]:
         parser.error(f"--only: no part {unknown[0]!r}; there are {', '.join(PARTS)}")
@@ -93,13 +94,14 @@ def _in_process(parts: str, options: argparse.Namespace) -> list[Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     paths = [str(Path(__file__).parent), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
+    limit = QUICK_LIMIT_S if options.quick else LIMIT_S
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         words = [sys.executable, __file__, *sys.argv[1:], "--group", parts, "--found", file.name]
         process = subprocess.Popen(words, env=environment, start_new_session=True)
         try:
-            code: int | str = process.wait(LIMIT_S)
+            code: int | str = process.wait(limit)
         except subprocess.TimeoutExpired:
-            code = f"stopped after {LIMIT_S} s"
+            code = f"a stop after {limit} s"
         finally:
             _end(process)
         lines = Path(file.name).read_text().splitlines()
@@ -135,22 +137,23 @@ def _measure(parts: str, options: argparse.Namespace, report: Callable[..., None
     quick, repeats = options.quick, options.repeats
     if parts[0] in "abc":
         from bench import training
-        from bench.problem import SHAPES, Problem, data_shape
+        from bench.problem import SHAPES, Problem, look_at
 
-        shapes = [SHAPES[name] for name in options.shapes.split(",")]
+        sizes = [(SHAPES[name], training.MOST_ROWS) for name in options.shapes.split(",")]
         if options.data:
-            shapes = [data_shape(options.data)]
+            shape, rows = look_at(options.data)
+            sizes = [(shape, min(rows, training.MOST_ROWS))]
         problems = [
-            Problem(net=net, shape=shape, count=training.MOST_ROWS, data=options.data)
+            Problem(net=net, shape=shape, count=count, data=options.data)
             for net in options.nets.split(",")
-            for shape in shapes
+            for shape, count in sizes
         ]
         effort = training.Effort(repeats=repeats, seconds=2.0 if quick else 6.0)
         training.measure(parts, problems, effort, report)
     elif parts == "d":
         from bench import command
 
-        command.measure(repeats, quick, options.data, report)
+        command.measure(repeats, options.data, report)
     elif parts == "e":
         from bench import history
 

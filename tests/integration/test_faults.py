@@ -34,10 +34,10 @@ pytestmark = pytest.mark.ray
 WORKERS, BATCH, POOL = 2, 4, 8
 
 
-def smallest_bound() -> int:
+def smallest_bound(pool: int = POOL) -> int:
     for bound in range(1, 100):
         try:
-            limits_for(bound, pool_rows=POOL, batch_size=BATCH, num_workers=WORKERS, num_actors=3)
+            limits_for(bound, pool_rows=pool, batch_size=BATCH, num_workers=WORKERS, num_actors=3)
         except ValueError:
             continue
         return bound
@@ -93,26 +93,25 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def age_cases(tmp_path: Path, count: int, keep: tuple[float, ...]) -> list[Case]:
+def age_cases(tmp_path: Path, count: int, kept: float, pool: int = POOL) -> list[Case]:
     cases = []
-    for stale in (0, smallest_bound(), 8):
-        for kept in keep:
-            selector = SelectiveBackprop(beta=1 / kept - 1) if kept < 1 else None
-            folder = tmp_path / f"{stale}-{kept}"
-            folder.mkdir()
-            cases.append(
-                Case(
-                    name=f"stale{stale}-keep{kept}",
-                    count=count,
-                    epochs=1,
-                    batch_size=BATCH,
-                    pool=POOL,
-                    actors=3,
-                    stale=stale,
-                    selector=selector or SelectiveBackprop(min_probability=1.0),
-                    forward=SlowScorer(str(folder), 0.05),
-                )
+    for stale in sorted({0, smallest_bound(pool), 8}):
+        selector = SelectiveBackprop(beta=1 / kept - 1) if kept < 1 else None
+        folder = tmp_path / f"{stale}-{kept}"
+        folder.mkdir()
+        cases.append(
+            Case(
+                name=f"stale{stale}-keep{kept}",
+                count=count,
+                epochs=1,
+                batch_size=BATCH,
+                pool=pool,
+                actors=3,
+                stale=stale,
+                selector=selector or SelectiveBackprop(min_probability=1.0),
+                forward=SlowScorer(str(folder), 0.05),
             )
+        )
     return cases
 
 
@@ -120,7 +119,7 @@ def check_ages(cases: list[Case], outcomes: dict[str, Any]) -> None:
     for case in cases:
         numbers, audit = outcomes[case.name].numbers, outcomes[case.name].audit
         ages = audit["step"].to_numpy() - 1 - audit["weights_step"].to_numpy()
-        bound = case.stale or -(-POOL // (WORKERS * BATCH))
+        bound = case.stale or -(-case.pool // (WORKERS * BATCH))
         assert 0 <= ages.min(), case.name
         assert ages.max() <= bound, (case.name, ages.max())
         assert int(numbers["promised_age"]) <= bound
@@ -129,19 +128,18 @@ def check_ages(cases: list[Case], outcomes: dict[str, Any]) -> None:
 
 
 def test_ages_keep_their_bound_with_a_scorer_twenty_times_slower(ray_cluster, tmp_path):
-    cases = age_cases(tmp_path, count=240, keep=(0.5,))
+    cases = age_cases(tmp_path, count=240, kept=0.5)
     check_ages(cases, run(cases, tmp_path, workers=WORKERS))
 
 
 @pytest.mark.slow
-def test_ages_keep_their_bound_over_500_steps(ray_cluster, tmp_path):
-    for kept in (0.1, 0.5, 1.0):
-        folder = tmp_path / str(kept)
-        folder.mkdir()
-        cases = age_cases(folder, count=int(500 * WORKERS * BATCH / kept), keep=(kept,))
-        outcomes = run(cases, folder, workers=WORKERS)
-        check_ages(cases, outcomes)
-        assert all(int(outcomes[case.name].numbers["steps"]) >= 450 for case in cases)
+@pytest.mark.parametrize(("kept", "pool"), [(0.1, 20), (0.5, POOL), (1.0, POOL)])
+def test_ages_keep_their_bound_over_500_steps(ray_cluster, tmp_path, kept, pool):
+    count = int(500 * WORKERS * BATCH / kept)
+    cases = age_cases(tmp_path, count, kept, pool)
+    outcomes = run(cases, tmp_path, workers=WORKERS)
+    check_ages(cases, outcomes)
+    assert all(int(outcomes[case.name].numbers["steps"]) >= 450 for case in cases)
 
 
 def test_a_bound_below_the_smallest_is_refused_at_construction(tmp_path):

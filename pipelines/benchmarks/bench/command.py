@@ -50,18 +50,18 @@ class Timed:
     closing: float
 
 
-def measure(repeats: int, quick: bool, data: str | None, report: Callable[[Measure], None]) -> None:
+def measure(repeats: int, data: str | None, report: Callable[[Measure], None]) -> None:
     """Whole runs, then runs of one step whose plans are short and long, in turn."""
     with tempfile.TemporaryDirectory(prefix="raysb-bench-") as folder:
-        path = data or _write_rows(Path(folder))
-        whole = _repeat("a whole run", repeats, lambda: _run(path, EPOCHS), report)
+        flags = ["--data.train", data] if data else _write_rows(Path(folder))
+        whole = _repeat("a whole run", repeats, lambda: _run(flags, EPOCHS), report)
         _report_whole(whole, report)
         pairs = _repeat(
             "start of 1,000 epochs",
             repeats,
             lambda: (
-                _run(path, 1, "--train.max_steps", "1"),
-                _run(path, MANY, "--train.max_steps", "1"),
+                _run(flags, 1, "--train.max_steps", "1"),
+                _run(flags, MANY, "--train.max_steps", "1"),
             ),
             report,
         )
@@ -108,8 +108,8 @@ def _line(name: str, values: list[float], **more: Any) -> Measure:
     return Measure(part="d", name=f"raysb train: {name}", values=values, **more)
 
 
-def _write_rows(folder: Path) -> str:
-    """Made-up rows as a parquet file of raw pixels."""
+def _write_rows(folder: Path) -> list[str]:
+    """Made-up rows as a parquet file of raw pixels, and the flags that name it."""
     rows = synthetic_rows(SHAPES["mnist"], ROWS)
     images = pa.array([image.tobytes() for image in rows["image"]])
     pq.write_table(
@@ -117,15 +117,16 @@ def _write_rows(folder: Path) -> str:
         folder / "rows.parquet",
         row_group_size=1000,
     )
-    return str(folder / "rows.parquet")
+    path = str(folder / "rows.parquet")
+    return ["--data.train", path, "--data.image_size", "[28, 28]"]
 
 
-def _run(path: str, epochs: int, *flags: str) -> Timed:
+def _run(rows: list[str], epochs: int, *flags: str) -> Timed:
     with tempfile.TemporaryDirectory(prefix="raysb-bench-") as folder:
         stamped, run = f"{folder}/stamps", f"{folder}/run"
         words = [
-            *(sys.executable, "-m", "raysb", "train", "--data.train", path),
-            *("--data.image_size", "[28, 28]", "--data.test_fraction", "0.1"),
+            *(sys.executable, "-m", "raysb", "train", *rows),
+            *("--data.test_fraction", "0.1"),
             *("--model.name", "cnn", "--train.epochs", str(epochs), "--run.dir", run),
             *("--train.optimizer", "bench.stamps:StampedSGD", "--train.lr", "0.01", *flags),
         ]

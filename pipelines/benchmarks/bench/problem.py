@@ -70,7 +70,7 @@ class Problem:
         if self.data is None:
             return synthetic_rows(self.shape, self.count)
         source = open_sources(Data(train=self.data), seed=0).train
-        batch = source.read(None, 0, min(self.count, source.num_rows))
+        batch = source.read(None, 0, self.count)
         return {"image": batch["image"], "label": batch["label"].astype(np.int64)}
 
     def stream(self, selector: Selector, name: str = "train", **scoring: Any) -> SelectiveStream:
@@ -88,10 +88,10 @@ class Problem:
         )
 
 
-def data_shape(path: str) -> tuple[int, ...]:
-    """(H, W, C) of the images of a parquet file."""
-    first = open_sources(Data(train=path), seed=0).train.read(None, 0, 1)["image"]
-    return (*first.shape[1:], 1)[:3]
+def look_at(path: str) -> tuple[tuple[int, ...], int]:
+    """(H, W, C) of the images of a parquet file, and its rows."""
+    source = open_sources(Data(train=path), seed=0).train
+    return (*source.read(None, 0, 1)["image"].shape[1:], 1)[:3], source.num_rows
 
 
 def learner(task: Task, seed: int) -> Learner:

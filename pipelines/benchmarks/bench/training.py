@@ -112,7 +112,7 @@ def _speed(config: dict[str, Any], note: Callable[[str, Any], None]) -> None:
     thread = bare_rate(problem, seconds)
     rows = problem.count * config["epochs"]
     trace = Trace(rows // 10, rows - rows // 20, time.process_time)
-    stream = _train("uniform", config["epochs"], trace, "num_backpropped")
+    _train("uniform", config["epochs"], trace, "num_backpropped")
     rate, cpu = trace.rows / trace.seconds, (trace.seen[1] - trace.seen[0]) / trace.rows
     note("bare rows/s", main["rate"])
     note("kept pages", thread["rate"] / main["rate"])
@@ -120,7 +120,7 @@ def _speed(config: dict[str, Any], note: Callable[[str, Any], None]) -> None:
     note("stream", rate / main["rate"])
     note("stream in its thread", rate / thread["rate"])
     note("stream cpu", main["cpu"] / cpu)
-    note("uniform waits", stream.wait_seconds)
+    note("uniform waits", trace.waited)
 
 
 def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], None]) -> None:
@@ -129,14 +129,15 @@ def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], N
         for threads, best in pools.items()
     }
     trace = Trace(problem.count // 5, problem.count - problem.count // 7, usage)
+    before = _score_seconds()  # of the repeats before this one
     stream = _train("selective", 1, trace, "num_scored")
     seconds_per_row = trace.seconds / trace.rows
-    progress = stream.progress()["epochs"][0]
+    scoring = (_score_seconds() - before) / stream.num_scored
     note("waits", trace.waited)
     note("ray rows/s", 1 / seconds_per_row)
     note("kept", stream.num_backpropped / stream.num_scored)
     note("age", stream.mean_age())
-    note("scorer busy", progress["score_seconds"] / progress["num_scored"] / seconds_per_row)
+    note("scorer busy", scoring / seconds_per_row)
     cpu = spent(*trace.seen)
     note("cpu", {role: 1e6 * seconds / trace.rows for role, seconds in cpu.items()})
     note("cores", sum(cpu.values()) / trace.seconds)
@@ -145,6 +146,12 @@ def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], N
         note(f"local rows/s {threads}", 1 / answer["seconds_per_row"])
         note("local kept", answer["kept"])
         note(f"local cpu {threads}", 1e6 * answer["cpu"])
+
+
+def _score_seconds() -> float:
+    """Seconds that the scorers have spent on the first epoch, in all repeats."""
+    epochs = get_stream("selective").progress()["epochs"]
+    return float(epochs[0]["score_seconds"]) if 0 in epochs else 0.0
 
 
 def _capacity(problem: Problem, seconds: float) -> float:
@@ -189,7 +196,8 @@ def _speed_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
     def line(text: str, key: str, **more: Any) -> Measure:
         return Measure(part="a", name=f"{name}: {text}", values=arms[key], **more)
 
-    yield line("Uniform stream / bare loop", "stream", at_least=0.95)
+    waits = f"the trainer waits {max(arms['uniform waits']):.0%} of its time"
+    yield line("Uniform stream / bare loop", "stream", at_least=0.95, note=waits)
     yield line("the same / bare loop in the same thread", "stream in its thread")
     yield line("rows per CPU second of the trainer's process / bare loop's", "stream cpu")
     yield line("bare loop in a Ray worker / main thread, pages kept", "kept pages")
