@@ -1,8 +1,10 @@
 """What `import raysb` offers, and what it costs."""
 
+import ast
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,15 @@ def test_all_and_the_lazy_names_are_the_same() -> None:
     assert set(raysb.__all__) == set(raysb._HOMES) | {"__version__"}
 
 
+def test_type_checkers_are_told_of_the_same_names_at_the_same_places() -> None:
+    told = {}
+    for node in ast.walk(ast.parse(Path(raysb.__file__).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("raysb"):
+            told |= {alias.asname: node.module for alias in node.names}
+    assert told.pop("losses") == "raysb"
+    assert told == {name: home for name, home in raysb._HOMES.items() if name != "losses"}
+
+
 @pytest.mark.parametrize("name", raysb.__all__)
 def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(raysb, name) is not None
@@ -44,6 +55,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_importing_raysb_loads_no_library() -> None:
     assert not loaded_after("import raysb") & {"numpy", "torch", "ray", "pyarrow", "pandas"}
+
+
+@pytest.mark.parametrize("name", sorted(set(raysb._HOMES) - {"losses"}))
+def test_every_public_name_says_what_it_is(name: str) -> None:
+    assert getattr(raysb, name).__doc__
+
+
+def test_every_error_of_the_tree_is_public() -> None:
+    from raysb import errors
+
+    assert set(errors.__all__) <= set(raysb.__all__)
 
 
 def test_settings_and_selectors_load_neither_torch_nor_ray() -> None:
