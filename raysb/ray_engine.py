@@ -47,9 +47,13 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
             run_config=run_config,
         )
         recorder = Recorder(directory, job.watcher)
-        with watching(stream, work.log, recorder):
-            result = _fit(trainer, stream.ledger)
-        recorder.finish(stream.ledger.nonfinite(), Path(result.checkpoint.path))
+        weights: Path | None = None
+        try:
+            with watching(stream, work.log, recorder):
+                result = _fit(trainer, stream.ledger)
+            weights = Path(result.checkpoint.path)
+        finally:
+            recorder.finish(stream.ledger.nonfinite(), weights)
         return result
 
 

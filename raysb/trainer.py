@@ -6,6 +6,7 @@ result = trainer.fit()
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class SelectiveTrainer:
             step=step,
         )
         workers = getattr(scaling_config, "num_workers", training.num_workers)
+        training = replace(training, num_workers=workers)
         check_first_rows(spec, training, optimizer, workers)
         self.engine = engine
         self._scaling_config = scaling_config

@@ -17,7 +17,9 @@ from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss, Task, inputs
 from raysb.training.reading import Reading
 
-TRANSPORT_BATCHES = 16  # batches in a pool that is not scored: a block's price is paid once for all
+# Batches in a pool that is not scored: a block's price is paid once for all. Of few rows it is less,
+# since workers differ by one pool at the end, which the last steps are padded for.
+TRANSPORT_BATCHES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class StreamSpec:
         """Rows of a pool: what is scored at once, or what travels at once where nothing is."""
         if self.scored:
             return self.scoring.batch_size
-        return max(self.scoring.batch_size, TRANSPORT_BATCHES * batch_size)
+        return max(batch_size, min(TRANSPORT_BATCHES * batch_size, self.source.num_rows // 16))
 
     def plan(self, batch_size: int, epochs: int) -> PoolPlan:
         """The pools of a run."""

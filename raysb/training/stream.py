@@ -215,9 +215,7 @@ class RayStream(BatchStream):
                 state["history"] = self._handle.history.state_dict()
         return state
 
-    def load_state_dict(
-        self, state: Mapping[str, Any], history: Mapping[str, Any] | None = None
-    ) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken; before `iter_batches`, on every worker."""
         low, done = state["cursor"]
         self.cursor = Cursor(low, tuple(done))
@@ -227,8 +225,8 @@ class RayStream(BatchStream):
         if ray.train.get_context().get_world_rank() or ledger.progress()["generation"]:
             return  # after a fault ledger and history are still there, and know more
         ledger.load_state_dict(state["ledger"])
-        if self._handle.history is not None and history is not None:
-            self._handle.history.load_state_dict(history)
+        if self._handle.history is not None and state.get("history") is not None:
+            self._handle.history.load_state_dict(state["history"])
 
     def committed(self, low: int) -> None:
         """A checkpoint with all pools before `low` behind it is safe: they may be forgotten."""

@@ -93,7 +93,7 @@ class Worker:
         if restored is not None:
             self._learner.load_state_dict(restored["learner"])
             set_rng_state(restored["learner"]["rng"])
-            self._stream.load_state_dict(restored["stream"], restored["history"])
+            self._stream.load_state_dict({**restored["stream"], "history": restored["history"]})
 
     def run(self) -> None:
         """Train to the end."""

@@ -72,7 +72,9 @@ def _stream(count: int, bound: Any, pools: int) -> SelectiveStream:
         forward=_sleepy,
         loss=cross_entropy("label"),
         selector=SelectiveBackprop(),
-        scoring=Scoring(num_actors=count, batch_size=POOL, num_cpus=0.5, max_staleness_steps=bound),
+        scoring=Scoring(
+            num_actors=count, batch_size=POOL, num_cpus=0.25, max_staleness_steps=bound
+        ),
         data=Data(inputs=("x",)),
         name=str(count),
     )
