@@ -75,7 +75,7 @@ def _train(words: list[str]) -> int:
     except (UsageError, ValueError, FileNotFoundError) as error:
         return _complain(str(error), USAGE)
     if "" not in sys.path:  # `mymodule:build` is looked up as `python -m` would; Ray's workers too
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())  # last, so that a file here never stands for a package
     try:
         from raysb.run import train
 
@@ -83,7 +83,8 @@ def _train(words: list[str]) -> int:
     except (RaysbError, ValueError, FileNotFoundError, ImportError) as error:
         if verbose:
             traceback.print_exc()
-        return _complain(str(error), FAILED)
+        setting = isinstance(error, ValueError) and not isinstance(error, RaysbError)
+        return _complain(str(error), USAGE if setting else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     return OK

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def load_model(
             "pass model=... , the function that builds it"
         )
     else:
-        module = build_from(config, _input_shape(config, weights))()
+        settings = replace(config.model, init=None)  # its weights are about to be replaced
+        shape = _input_shape(config, weights)
+        module = build_from(replace(config, model=settings), shape)()
     load_weights(module, weights)
     if config is not None:
         data = config.data

@@ -67,7 +67,8 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
     scaling = scaling_config or ray.train.ScalingConfig(
         num_workers=job.training.num_workers,
         use_gpu=_use_gpu(job, there),
-        resources_per_worker={"CPU": job.training.num_cpus},
+        resources_per_worker={"CPU": job.training.num_cpus}
+        | ({"GPU": job.training.num_gpus} if _use_gpu(job, there) else {}),
     )
     check_resources({**_train_needs(scaling), **stream_needs(job.spec)}, available=there)
     return scaling
@@ -122,7 +123,7 @@ class Trainer(TorchTrainer):
 def _use_gpu(job: TrainingJob, resources: Mapping[str, float]) -> bool:
     wanted = job.training.use_gpu
     if wanted == "auto":
-        return resources.get("GPU", 0) >= job.training.num_workers
+        return resources.get("GPU", 0) >= job.training.num_workers * job.training.num_gpus
     return bool(wanted)
 
 
@@ -133,7 +134,7 @@ def _train_needs(scaling: Any) -> dict[str, tuple[float, float]]:
     if not isinstance(count, int):
         raise ResourceError(f"train.num_workers={count!r}: one number of workers is needed")
     return {
-        "train.num_workers x train.num_cpus": (
+        "train.num_workers x train.num_cpus, num_gpus": (
             count * per_worker.get("CPU", 0.0),
             count * per_worker.get("GPU", 0.0),
         )

@@ -20,6 +20,8 @@ from raysb.source.open import Sources, open_sources
 from raysb.training.check import check_first_rows
 from raysb.training.spec import StreamSpec
 
+REGRESSION = ("mse", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss")
+
 
 class Screen:
     """Shows a run on the console: phases with seconds, progress now and then, evaluations.
@@ -103,7 +105,12 @@ def _train(config: Config, verbose: bool) -> dict[str, Any]:
     began = time.monotonic()
     prepare_environment(verbose)
     directory = RunDirectory.claim(config.run.dir, model=config.model.name.split(":")[-1])
-    sources = open_sources(config.data, seed=config.run.seed, num_classes=config.model.num_classes)
+    sources = open_sources(
+        config.data,
+        seed=config.run.seed,
+        num_classes=config.model.num_classes,
+        labels=has_classes(config),
+    )
     config = resolve(config, sources)
     screen = Screen(Console(), config, began)
     job = build_job(config, sources, screen, verbose)
@@ -134,6 +141,11 @@ def engine(config: Config, job: TrainingJob, screen: Screen) -> Iterator[Callabl
         yield fit_on_ray
 
 
+def has_classes(config: Config) -> bool:
+    """Whether an integer target is the number of a class: unless the loss is one of regression."""
+    return config.train.loss not in REGRESSION
+
+
 def resolve(config: Config, sources: Sources) -> Config:
     """Write what the data say into the configuration, so that it alone repeats the run."""
     shape = sources.shapes[config.data.inputs[0]]
@@ -144,7 +156,9 @@ def resolve(config: Config, sources: Sources) -> Config:
         std=sources.std,
         image_size=shape if image else config.data.image_size,
     )
-    classes = config.model.num_classes or sources.num_classes
+    classes = (
+        config.model.num_classes or sources.num_classes or (None if has_classes(config) else 1)
+    )
     return replace(config, data=data, model=replace(config.model, num_classes=classes))
 
 

@@ -19,6 +19,7 @@ from raysb.cluster import check_resources, cluster_resources
 from raysb.history.ring import LossRing
 from raysb.history.settings import History
 from raysb.history.shards import LossHistory
+from raysb.losses import CrossEntropy
 from raysb.schema import Batch
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.ledger_actor import LedgerClient
@@ -28,6 +29,7 @@ from raysb.source.dataset import share
 from raysb.source.open import open_sources
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss
+from raysb.training.check import try_first_rows
 from raysb.training.spec import StreamSpec
 from raysb.training.stages import StreamHandle
 from raysb.training.stream import READER_CPUS
@@ -74,7 +76,7 @@ class SelectiveStream:
     ) -> None:
         data = data or Data()
         self.spec = StreamSpec.of(
-            open_sources(data, seed=seed, train=rows),
+            open_sources(data, seed=seed, train=rows, labels=isinstance(loss, CrossEntropy)),
             data,
             model=model,
             loss=loss,
@@ -88,6 +90,7 @@ class SelectiveStream:
             collate=collate,
             step=step,
         )
+        try_first_rows(self.spec)
         self._history = history or History()
         self._handle: StreamHandle | None = None
 

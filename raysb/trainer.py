@@ -15,6 +15,8 @@ from torch import nn
 from raysb.history.settings import History
 from raysb.job import Silent, TrainingJob, Watcher
 from raysb.local import fit_locally
+from raysb.losses import CrossEntropy
+from raysb.report.directory import RunDirectory
 from raysb.schema import Batch
 from raysb.scoring.settings import Scoring
 from raysb.selection import Selector
@@ -89,7 +91,13 @@ class SelectiveTrainer:
                 "given, and nothing else is known"
             )
         data = data or Data()
-        sources = open_sources(data, seed=seed, train=datasets["train"], test=datasets.get("eval"))
+        sources = open_sources(
+            data,
+            seed=seed,
+            train=datasets["train"],
+            test=datasets.get("eval"),
+            labels=isinstance(loss, CrossEntropy),
+        )
         training = training or Training()
         spec = StreamSpec.of(
             sources,
@@ -143,4 +151,11 @@ def _directory(run_config: Any) -> Path | None:
     """Where Ray would put the run, if it was told."""
     if run_config is None or run_config.storage_path is None or run_config.name is None:
         return None
-    return Path(str(run_config.storage_path)) / str(run_config.name)
+    if "://" in str(run_config.storage_path):
+        raise ValueError(
+            f"RunConfig(storage_path={run_config.storage_path!r}): must be a local or mounted "
+            "folder; copy the run elsewhere afterwards"
+        )
+    directory = Path(str(run_config.storage_path)) / str(run_config.name)
+    RunDirectory(directory).check()
+    return directory

@@ -53,17 +53,19 @@ def test_verbose_is_passed_on(running: Any, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "code"),
     [
-        NonFiniteError("too many losses are NaN"),
-        ValueError("train.batch_size is too large"),
-        FileNotFoundError("no such file: data.parquet"),
-        ImportError("pip install 'raysb[images]'"),
+        (NonFiniteError("too many losses are NaN"), 1),
+        (ValueError("train.optimizer='sgdd': did you mean 'sgd'?"), 2),
+        (FileNotFoundError("no such file: data.parquet"), 1),
+        (ImportError("pip install 'raysb[images]'"), 1),
     ],
 )
-def test_a_failed_run_is_one_message_and_exit_code_1(running: Any, capsys: Any, error: Any) -> None:
+def test_a_failed_run_is_one_message_and_an_exit_code(
+    running: Any, capsys: Any, error: Any, code: int
+) -> None:
     running(fail_with(error))
-    assert cli.main(["train"]) == 1
+    assert cli.main(["train"]) == code
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"raysb: error: {error}\n")
 

@@ -46,6 +46,7 @@ OUT_OF_RANGE = {
     "train.scoring_cost": NO_AMOUNT,
     "train.use_gpu": ("yes", None, 2),
     "train.num_cpus": NO_AMOUNT,
+    "train.num_gpus": NO_AMOUNT,
     "train.checkpoint_every": NO_COUNT_FROM_0,
     "train.max_failures": (-2, 1.5, "3", None, True),
     "train.audit": ("yes", None, 1),

@@ -311,7 +311,9 @@ class Ledger:
             "waiting_rows": self.num_selected - self.num_consumed,
             "reserved": dict(self.reserved),
             "failure": self.failure,
-            "epochs": {epoch: vars(totals).copy() for epoch, totals in self.epochs.items()},
+            "epochs": {
+                epoch: vars(self.epochs[epoch]).copy() for epoch in sorted(self.epochs)[-3:]
+            },
         }
 
     def state_dict(self) -> dict[str, Any]:

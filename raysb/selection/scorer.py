@@ -5,6 +5,7 @@ Selection happens where the losses are made: rows not worth a backward pass neve
 
 import time
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -138,6 +139,7 @@ class Scorer:
         self._dtype = dtype
         self._model = task.build(seed).to(device)
         self._fetch = fetcher(self._model)
+        self._one_at_a_time = Lock()  # pools of one actor wait side by side, and are scored in turn
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the selected rows of a pool; none when there is nothing to score any more."""
@@ -148,17 +150,18 @@ class Scorer:
         grant = self._gate.grant(self._generation, pool, rows)
         if grant is None:
             return {name: column[:0] for name, column in batch.items()}
-        scored = score_pool(
-            self._task,
-            self._model,
-            self._selector,
-            batch,
-            window=grant.window,
-            weights_step=self._fetch(grant.weights),
-            epoch=self._epoch_of(pool),
-            seed=self._seed,
-            dtype=self._dtype,
-        )
-        self._history.record(scored.scores)
+        with self._one_at_a_time:
+            scored = score_pool(
+                self._task,
+                self._model,
+                self._selector,
+                batch,
+                window=grant.window,
+                weights_step=self._fetch(grant.weights),
+                epoch=self._epoch_of(pool),
+                seed=self._seed,
+                dtype=self._dtype,
+            )
+            self._history.record(scored.scores)
         self._gate.scored(self._generation, scored.record)
         return scored.rows

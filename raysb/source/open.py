@@ -15,7 +15,7 @@ from raysb.source.demo import DEMOS, held_out
 from raysb.source.formats import SAMPLE, decode_columns, find_formats
 from raysb.source.normalise import image_columns, measure
 from raysb.source.parquet import ParquetSource
-from raysb.source.settings import Data
+from raysb.source.settings import RESERVED, Data
 from raysb.source.split import Part
 from raysb.source.table import Table, check_columns
 
@@ -49,6 +49,7 @@ def open_sources(
     train: Any = None,
     test: Any = None,
     num_classes: int | None = None,
+    labels: bool = True,
 ) -> Sources:
     """Open the training and the test set and check that they fit each other.
 
@@ -59,6 +60,7 @@ def open_sources(
             `ray.data.Dataset`, or any object with the `Source` protocol.
         test: In place of `data.test`, likewise.
         num_classes: Classes that the model tells apart, where that is given.
+        labels: Whether an integer target means classes, as cross-entropy takes it.
 
     Raises:
         FileNotFoundError: A path matches nothing.
@@ -78,9 +80,10 @@ def open_sources(
     shapes = _shapes(rows, data, "data.train")
     if held is not None:
         _check_same(shapes, _shapes(held, data, "data.test"))
-    num_classes = _check_labels(rows, data, num_classes, "data.train")
-    if held is not None:
-        _check_labels(held, data, num_classes, "data.test")
+    if labels:
+        num_classes = _check_labels(rows, data, num_classes, "data.train")
+        if held is not None:
+            _check_labels(held, data, num_classes, "data.test")
     mean, std = _normalisation(rows, data)
     return Sources(
         train=rows, eval=held, num_classes=num_classes, shapes=shapes, mean=mean, std=std
@@ -113,6 +116,7 @@ def _open(given: Any, data: Data, seed: int, key: str) -> Any:
         given = {data.inputs[0]: given[0], data.target: given[1]}
     if isinstance(given, Mapping):
         columns = {name: as_array(name, column) for name, column in given.items()}
+        _check_reserved(columns, data, key)
         _check_wanted(columns, data, f"{key} with the columns {', '.join(columns)}")
         return ArraySource(_decoded(columns, data), seed=seed, id_column=data.id)
     if type(given).__module__.startswith("ray.data"):
@@ -128,6 +132,16 @@ def _open(given: Any, data: Data, seed: int, key: str) -> Any:
         "arrays, a tuple (inputs, target), a ray.data.Dataset, or an object with `num_rows` and "
         "`read(epoch, start, stop)`."
     )
+
+
+def _check_reserved(columns: Mapping[str, Any], data: Data, key: str) -> None:
+    """The stream would replace a column of the user's that has the name of one of its own."""
+    taken = sorted(set(columns) & set(RESERVED) - {ID, data.id})
+    if taken:
+        raise DataError(
+            f"{key}: the column {taken[0]!r} has the name of one that the stream writes "
+            f"({', '.join(RESERVED)}), so the model would not see yours. Rename it."
+        )
 
 
 def _is_paths(given: Any) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from raysb.errors import ModelError, StreamOrderError
-from raysb.schema import ID, LOSS, POOL, WEIGHT, WEIGHTS_STEP, Batch, num_rows, take
+from raysb.schema import CORRECT, ID, LOSS, POOL, WEIGHT, WEIGHTS_STEP, Batch, num_rows, take
 from raysb.scoring.forward import score
 from raysb.scoring.ledger import Cursor
 from raysb.selection.batcher import Batcher
@@ -118,6 +118,11 @@ class BatchStream(abc.ABC):
             stop: Asked by worker 0 before each step; True ends the run for all.
         """
         module = None if model is None else unwrap(model)
+        if self.plan is not None:
+            raise StreamOrderError(
+                "iter_batches was called a second time: a stream is iterated once, from its cursor "
+                "to the end of its epochs; make another stream for another pass"
+            )
         self._batch_size = batch_size
         self.plan = self._open(batch_size, epochs, module)
         self.epoch = self.plan.epoch_of(self.cursor.low)
@@ -211,7 +216,9 @@ class BatchStream(abc.ABC):
         """One row with all columns, to make a batch of padding from."""
         row = with_weights(take(self.spec.read(self._plan(), 0), slice(0, 1)))
         if self.spec.scored:
-            row |= {LOSS: np.zeros(1, np.float32), WEIGHTS_STEP: np.zeros(1, np.int64)}
+            scores = score(self.task, self.task.build(self.spec.seed), row)
+            row |= {LOSS: scores.losses, WEIGHTS_STEP: np.zeros(1, np.int64), **scores.extra}
+            row |= {} if scores.correct is None else {CORRECT: scores.correct}
         return row
 
     # --- what the user calls for each batch ------------------------------------------------------
@@ -304,7 +311,7 @@ class BatchStream(abc.ABC):
         theirs = batch[LOSS][rows].astype(np.float32)
         worst = int(np.argmax(np.abs(mine - theirs)))
         tolerance = LARGEST_DIFFERENCE * max(1.0, abs(float(mine[worst]))) * self._slack()
-        if abs(float(mine[worst] - theirs[worst])) > tolerance:
+        if not abs(float(mine[worst] - theirs[worst])) <= tolerance:  # a NaN is no agreement
             raise ModelError(
                 f"the scorer's loss of id {int(batch[ID][rows][worst])} is {theirs[worst]:.6g}, "
                 f"the worker's {mine[worst]:.6g} at the same weights: selection would rank "

@@ -3,6 +3,8 @@
 import warnings
 from typing import Any
 
+from torch import nn
+
 from raysb.nn.norm import has_batch_statistics
 from raysb.optim.registry import build_optimizer
 from raysb.schema import take
@@ -31,15 +33,24 @@ def check_first_rows(
             below what the sizes allow.
     """
     spec.limits(training.batch_size, num_workers or training.num_workers)
-    plan = spec.plan(training.batch_size, training.epochs)
+    build_optimizer(try_first_rows(spec), training, optimizer)
+
+
+def try_first_rows(spec: StreamSpec) -> nn.Module:
+    """Score a few rows in this process; returns the model that did.
+
+    Raises:
+        DataError: The rows cannot be read or decoded.
+        ModelError: The model does not accept them, or the loss is not one per sample.
+    """
     model = spec.task.build(spec.seed)
-    score(spec.task, model, take(spec.read(plan, 0), slice(0, ROWS)))
-    build_optimizer(model, training, optimizer)
+    score(spec.task, model, take(spec.read(spec.plan(ROWS, 1), 0), slice(0, ROWS)))
     moving = has_batch_statistics(model)
     if moving and spec.scored:
         warnings.warn(
             f"the model has batch statistics ({moving[0]} and {len(moving) - 1} more): selected "
             "rows are not a sample of the data, so their statistics are biased, and a score "
             "depends on which rows were selected. Group norm has none: model.norm=group",
-            stacklevel=3,
+            stacklevel=4,
         )
+    return model

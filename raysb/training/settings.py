@@ -46,6 +46,8 @@ class Training:
         scoring_cost: Cost of scoring a row, where training on it costs 1; at least 0.
         use_gpu: Whether workers get a GPU each; `auto` where there are enough.
         num_cpus: CPUs that each worker asks Ray for, at least 0.
+        num_gpus: GPUs that each worker asks Ray for where it uses one; a fraction leaves the rest
+            of it to scorers.
         checkpoint_every: Steps between checkpoints; 0 writes one at the end only.
         max_failures: Restarts of the worker group before the run gives up; -1 never does.
         audit: Write ids, probability, weight and weights_step of every step.
@@ -71,6 +73,7 @@ class Training:
     scoring_cost: float = 1 / 3
     use_gpu: bool | Literal["auto"] = "auto"
     num_cpus: float = 1.0
+    num_gpus: float = 1.0
     checkpoint_every: int = 0
     max_failures: int = 3
     audit: bool = False
@@ -79,7 +82,7 @@ class Training:
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():
             _check_count(f"train.{name}", getattr(self, name), least)
-        for name in ("lr", "scoring_cost", "num_cpus"):
+        for name in ("lr", "scoring_cost", "num_cpus", "num_gpus"):
             _check_amount(f"train.{name}", getattr(self, name))
         self._check_limits()
         for name in _TABLES:

@@ -17,8 +17,8 @@ from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss, Task, inputs
 from raysb.training.reading import Reading
 
-# Batches in a pool that is not scored: a block's price is paid once for all. Of few rows it is less,
-# since workers differ by one pool at the end, which the last steps are padded for.
+# Batches in a pool that is not scored: a block's price is paid once for all. Of few rows it is
+# less, since workers differ by one pool at the end, which the last steps are padded for.
 TRANSPORT_BATCHES = 16
 
 

@@ -5,6 +5,7 @@ schedules both imports this file too. On two cores that is seconds of every star
 """
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from raysb.schema import POOL, Batch, num_rows, take
 from raysb.scoring.ledger import PoolRecord
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.source.plan import PoolPlan
+from raysb.training.memory import keep_freed_pages
 from raysb.training.reading import Reading, with_weights
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class PoolReader:
         self._generation = generation
         self._done = done
         self._nothing: Batch | None = None
+        self._one_at_a_time = Lock()
 
     def __call__(self, numbers: Batch) -> Batch:
         """Rows of one pool; none when it is trained already or the run is over."""
@@ -80,7 +83,8 @@ class PoolReader:
             return self._empty(pool)
         if not self._ledger.admit(self._generation, pool, self._reading.num_readers):
             return self._empty(pool)
-        batch = self._reading.read(self._plan, pool)
+        with self._one_at_a_time:
+            batch = self._reading.read(self._plan, pool)
         return batch if self._scored else self._unscored(pool, batch)
 
     def _unscored(self, pool: int, batch: Batch) -> Batch:
@@ -103,9 +107,10 @@ class PoolReader:
         return with_weights(batch)
 
     def _empty(self, pool: int) -> Batch:
-        if self._nothing is None:
-            batch = self._reading.read(self._plan, pool)
-            self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
+        with self._one_at_a_time:
+            if self._nothing is None:
+                batch = self._reading.read(self._plan, pool)
+                self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
         return self._nothing
 
 
@@ -122,6 +127,7 @@ class PoolScorer:
         from raysb.selection.scorer import Scorer
         from raysb.weights import FlatState, WeightStore
 
+        keep_freed_pages()  # calls run in threads that are not the main one
         spec = handle.get_spec()
         if handle.history is None:
             raise StreamOrderError("a scorer needs a loss history")

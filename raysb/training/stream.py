@@ -18,7 +18,7 @@ import ray.train
 import torch
 from torch import nn
 
-from raysb.errors import RaysbError, ResourceError, StreamOrderError
+from raysb.errors import NonFiniteError, RaysbError, ResourceError, StreamOrderError
 from raysb.schema import POOL, Batch, Published
 from raysb.scoring.ledger import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
@@ -31,6 +31,7 @@ from raysb.weights import FlatState, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
+IN_FLIGHT = 2  # pools at an actor
 _END = object()
 
 
@@ -128,9 +129,13 @@ class RayStream(BatchStream):
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
         flow = ray.data.from_arrow(numbers).repartition(target_num_rows_per_block=1)
         if spec.num_readers:
-            readers = {"num_cpus": READER_CPUS, "compute": pool_of(spec.num_readers)}
             flow = flow.map_batches(
-                PoolReader, fn_constructor_args=(*common, done), batch_size=None, **readers
+                PoolReader,
+                fn_constructor_args=(*common, done),
+                batch_size=None,
+                num_cpus=READER_CPUS,
+                max_concurrency=IN_FLIGHT,
+                compute=pool_of(spec.num_readers),
             )
         if spec.scored:
             flow = flow.map_batches(
@@ -139,6 +144,7 @@ class RayStream(BatchStream):
                 batch_size=None,
                 num_cpus=scoring.num_cpus,
                 num_gpus=scoring.num_gpus or None,
+                max_concurrency=IN_FLIGHT,
                 compute=pool_of(scoring.num_actors),
             )
         if self._limits.lockstep:
@@ -155,6 +161,9 @@ class RayStream(BatchStream):
             if isinstance(block, BaseException):
                 raise user_error(block) from None
             yield block
+        failure = self._handle.ledger.progress()["failure"]
+        if failure is not None:
+            raise NonFiniteError(failure)
 
     def _next(self, arrivals: "queue.Queue[Any]") -> Any:
         """The next block; an error where Ray would wait for ever for a place to read."""
@@ -236,11 +245,13 @@ class RayStream(BatchStream):
 def pool_of(size: int) -> Any:
     """An actor pool of fixed size: an actor asleep in the gate would count as busy and grow it.
 
-    Two tasks an actor: the next pool waits at it while one is worked on. Pools are handed out in
-    order and an actor works them off in order, so the oldest unscored pool is never behind one
-    that waits for it.
+    Two tasks an actor, in threads of their own: the next pool is at hand while one is worked on.
+    Not one after the other: Ray replays the calls of a dead actor in any order, and the oldest
+    pool would sleep behind one that waits for it.
     """
-    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+    return ray.data.ActorPoolStrategy(
+        size=size, max_tasks_in_flight_per_actor=IN_FLIGHT, enable_true_multi_threading=True
+    )
 
 
 def _pull(split: Any, arrivals: "queue.Queue[Any]") -> None:
@@ -278,21 +289,29 @@ class Teller:
         self._ledger = ledger
         self._generation = generation
         self._steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def tell(self, step: int, num_consumed: int, packed: Any) -> None:
-        """Hand over a step; `packed` weights where it publishes."""
+        """Hand over a step; `packed` weights where it publishes. Raises what stopped the thread."""
+        if self._error is not None:
+            raise self._error
         self._steps.put((step, num_consumed, packed))
 
     def close(self) -> None:
-        """Return when all steps are told."""
+        """Return when all steps are told; raises what stopped the thread."""
         self._steps.put(None)
         self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
         store = WeightStore()
-        while (told := self._steps.get()) is not None:
-            step, num_consumed, packed = told
-            weights = None if packed is None else store.publish(step, packed)
-            self._ledger.stepped(self._generation, step, num_consumed, weights)
+        try:
+            while (told := self._steps.get()) is not None:
+                step, num_consumed, packed = told
+                weights = None if packed is None else store.publish(step, packed)
+                self._ledger.stepped(self._generation, step, num_consumed, weights)
+        except BaseException as error:
+            self._error = error  # the next `tell` raises it, in the worker's own thread

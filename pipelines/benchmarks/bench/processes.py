@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROLES = {  # parts of a process's title, the first that fits
     "PoolScorer": "scorer",
+    "ReadingScorer": "scorer",
     "PoolReader": "readers",
     "SplitCoordinator": "coordinator",
     "LedgerService": "ledger",

@@ -99,10 +99,10 @@ def _arms(config: dict[str, Any]) -> None:
             _speed(config, note)
         if "b" in config["parts"] or "c" in config["parts"]:
             _epoch(problem, pools, note)
+        if pools:
+            note("capacity", _capacity(problem, effort.seconds / 2))
     for threads, best in pools.items():
         note("best pool", [threads, best])
-    if pools:
-        note("capacity", _capacity(problem, effort.seconds))
     Path(config["out"]).write_text(json.dumps(found))
 
 
