@@ -9,7 +9,7 @@ import ray
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runs
-from runs import Case, run
+from runs import Case, run, run_locally
 
 from raysb.selection import SelectiveBackprop, Uniform
 from raysb.source.plan import PoolPlan
@@ -42,3 +42,7 @@ def test_every_id_is_trained_exactly_once_an_epoch(ray_cluster, tmp_path, worker
             np.testing.assert_array_equal(ids, np.arange(case.count), case.name)
         assert int(outcomes[case.name].numbers["backpropped"]) == case.count * case.epochs
         assert set(audit["probability"].to_pylist()) == {1.0}
+    if workers == 1:  # and the local engine is a plain loop: tests/test_local.py
+        local = run_locally(CASES[0], tmp_path / "local", workers=1)
+        remote = outcomes["uniform"].numbers["parameters"]
+        np.testing.assert_array_equal(remote, local.numbers["parameters"])
