@@ -90,7 +90,9 @@ def limits_for(
     least_rows = smallest_max_rows(**sizes)
     wanted_window = 2 * num_actors
     if max_staleness_steps == "auto":
-        rows, window = least_rows + 2 * max(global_batch, pool_rows), wanted_window
+        # every further scorer has two pools in hand, whose rows are reserved until they are scored
+        reserved = 2 * (num_actors - 1) * pool_rows
+        rows, window = least_rows + 2 * max(global_batch, pool_rows) + reserved, wanted_window
     else:
         rows, window = _fit(
             int(max_staleness_steps), least_rows, wanted_window, publish_every, sizes
