@@ -1,8 +1,8 @@
 """Keep the pages that a training step frees.
 
 The loop of a Ray Train worker runs in a thread that is not the main one, and glibc gives the pages
-of such a thread's arena back to the kernel at every step, to fault them in again at the next: a
-fifth of a core (.77 of a bare loop's speed, .95 with the thresholds raised).
+of such a thread's arena back to the kernel at every step, to fault them in again at the next. That
+took a fifth of a core in the first prototype; `pipelines/benchmarks/throughput.py` compares both.
 """
 
 import ctypes
