@@ -34,10 +34,6 @@ class BoardState:
             )
         return self._values[name]
 
-    async def drop(self, prefix: str) -> None:
-        """Forget all values whose name starts so."""
-        self._values = {k: v for k, v in self._values.items() if not k.startswith(prefix)}
-
     async def append(self, name: str, line: Any) -> None:
         """Add a line to a log that somebody drains."""
         self._lines.setdefault(name, []).append(line)
@@ -67,15 +63,9 @@ class Board:
         """Replace a value, without waiting: who needs this version waits in `get`."""
         self._actor.put.remote(name, version, value)
 
-    def get(self, name: str, at_least: int = 0, timeout_s: float | None = None) -> tuple[int, Any]:
+    def get(self, name: str, at_least: int = 0) -> tuple[int, Any]:
         """Return (version, value), waiting for a version of at least `at_least`."""
-        return cast(
-            tuple[int, Any], ray.get(self._actor.get.remote(name, at_least), timeout=timeout_s)
-        )
-
-    def drop(self, prefix: str) -> None:
-        """Forget all values whose name starts so."""
-        ray.get(self._actor.drop.remote(prefix))
+        return cast(tuple[int, Any], ray.get(self._actor.get.remote(name, at_least)))
 
     def append(self, name: str, line: Any) -> None:
         """Add a line to a log, without waiting."""

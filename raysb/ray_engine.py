@@ -64,11 +64,12 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
         ResourceError: There are fewer CPUs or GPUs than asked for.
     """
     there = cluster_resources()
+    use_gpu = _use_gpu(job, there)
+    gpus = {"GPU": job.training.num_gpus} if use_gpu else {}
     scaling = scaling_config or ray.train.ScalingConfig(
         num_workers=job.training.num_workers,
-        use_gpu=_use_gpu(job, there),
-        resources_per_worker={"CPU": job.training.num_cpus}
-        | ({"GPU": job.training.num_gpus} if _use_gpu(job, there) else {}),
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": job.training.num_cpus, **gpus},
     )
     check_resources({**_train_needs(scaling), **stream_needs(job.spec)}, available=there)
     return scaling

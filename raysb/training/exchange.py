@@ -29,7 +29,7 @@ class Exchange:
     def gather(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The numbers of every worker, by rank. [W, k]"""
         if self._group is None:
-            return numpy_row(numbers)
+            return numbers[None, :]
         mine = torch.from_numpy(numbers)
         everyone = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(everyone, mine, group=self._group)
@@ -47,8 +47,3 @@ class Exchange:
         everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, value, group=self._group)
         return everyone
-
-
-def numpy_row(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """One worker's gather is its own row. [1, k]"""
-    return numbers[None, :]
