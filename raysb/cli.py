@@ -1,14 +1,17 @@
-"""The `raysb` command. Neither torch nor ray is imported before a run starts.
+"""The `raysb` command. Neither torch nor ray is imported before a command needs them.
 
-Exit codes: 0 the run ended well, 1 it failed, 2 the command or a setting was wrong.
+Exit codes: 0 the command ended well, 1 it failed, 2 the command line or a setting was wrong.
 """
 
-import gc
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
+from raysb.commands import COMMANDS
+from raysb.commands.options import FAILED, INTERRUPTED, OK, USAGE, UsageError
 from raysb.errors import RaysbError
 
 HELP = """\
@@ -17,29 +20,10 @@ usage: raysb [--help] [--version] COMMAND ...
 Selective-Backprop on Ray: score everything, train on what is worth a backward pass.
 
 commands:
-  train    train a model; without arguments on 5,000 real digits (needs the extra `demo`)
+{commands}
 
-`raysb train --help` lists every setting.
+`raysb COMMAND --help` says more; `raysb train --help` lists every setting.
 """
-
-TRAIN_HELP = """\
-usage: raysb train [--config FILE] [--section.key VALUE ...] [-v] [--help]
-
-  --config FILE                   TOML with a table per section; flags override it
-  -v, --verbose                   Ray's own output, and tracebacks of errors
-
-Settings are written --section.key VALUE, --section.key=VALUE or section.key=VALUE; `-` and `_` are
-the same. Lists: `a,b`, `[1, 2]`, or the flag repeated. Tables: `{momentum = 0.9}`, JSON, or
---train.optimizer_args.momentum 0.9. Where `none` is allowed it means: no value.
-
-"""
-
-OK, FAILED, USAGE = 0, 1, 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
-class UsageError(Exception):
-    """The command line is not one that raysb knows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,63 +36,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    command = words[0] if words else ""
-    if command in ("-h", "--help", "help"):
-        return _say(HELP)
-    if command == "--version":
+    name = words[0] if words else ""
+    if name in ("-h", "--help", "help"):
+        return _say(_help())
+    if name == "--version":
         return _say(f"raysb {_version()}\n")
-    if command == "train":
-        return _train(words[1:])
-    wrong = f"unknown command {command!r}" if command else "no command given"
-    return _complain(f"{wrong}; commands: train\n\n{HELP.rstrip()}", USAGE)
-
-
-def _train(words: list[str]) -> int:
+    if name not in COMMANDS:
+        wrong = f"unknown command {name!r}" if name else "no command given"
+        return _complain(f"{wrong}; commands: {', '.join(COMMANDS)}\n\n{_help().rstrip()}", USAGE)
+    command = importlib.import_module(f"raysb.commands.{name}")
     if "-h" in words or "--help" in words:
-        from raysb.config import describe
+        return _say(_command_help(command))
+    return _run(command, words[1:])
 
-        return _say(f"{TRAIN_HELP}{describe()}\n")
-    from raysb.config import load
 
-    try:
-        file, verbose, flags = _own_options(words)
-        config = load(file, flags)
-    except (UsageError, ValueError, FileNotFoundError) as error:
-        return _complain(str(error), USAGE)
+def _run(command: ModuleType, words: list[str]) -> int:
+    """Run a command; an error that was foreseen is one message and an exit code."""
     if "" not in sys.path:  # `mymodule:build` is looked up as `python -m` would; Ray's workers too
         sys.path.append(os.getcwd())  # last, so that a file here never stands for a package
     try:
-        from raysb.run import train
-
-        train(config, verbose=verbose)
-    except (RaysbError, ValueError, FileNotFoundError, ImportError) as error:
-        if verbose:
+        return int(command.run(words))
+    except (UsageError, RaysbError, ValueError, FileNotFoundError, ImportError) as error:
+        if "-v" in words or "--verbose" in words:
             traceback.print_exc()
-        setting = isinstance(error, ValueError) and not isinstance(error, RaysbError)
-        return _complain(str(error), USAGE if setting else FAILED)
+        wrong_setting = isinstance(error, ValueError) and not isinstance(error, RaysbError)
+        return _complain(
+            str(error), USAGE if wrong_setting or isinstance(error, UsageError) else FAILED
+        )
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    gc.freeze()  # else the interpreter visits every object of torch and Ray once more: 1 to 3 s
-    return OK
 
 
-def _own_options(words: list[str]) -> tuple[str | None, bool, list[str]]:
-    """Split `--config` and `-v` from the settings."""
-    file, verbose, flags, waiting = None, False, list[str](), list(words)
-    while waiting:
-        word = waiting.pop(0)
-        name, equals, value = word.partition("=")
-        if word in ("-v", "--verbose"):
-            verbose = True
-        elif name == "--config":
-            if not equals and not waiting:
-                raise UsageError("--config needs the name of a file: --config FILE")
-            if file is not None:
-                raise UsageError(f"--config was given twice; the first was {file}")
-            file = value if equals else waiting.pop(0)
-        else:
-            flags.append(word)
-    return file, verbose, flags
+def _help() -> str:
+    return HELP.format(commands="\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items()))
+
+
+def _command_help(command: ModuleType) -> str:
+    text = str(command.HELP)
+    if "{settings}" not in text:
+        return text
+    from raysb.config import describe
+
+    return text.replace("{settings}", describe())
 
 
 def _version() -> str:

@@ -15,7 +15,7 @@ ORDER = [
     {"report"},
     {
         *("values", "settings_io", "config", "cluster", "models"),
-        *("job", "ray_engine", "local", "stream", "trainer", "run", "cli", "__main__"),
+        *("job", "ray_engine", "local", "stream", "trainer", "run", "commands", "cli", "__main__"),
     },
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
