@@ -146,10 +146,18 @@ class Scorer:
         rows = num_rows(batch)
         if rows == 0:
             return batch
-        pool = int(batch[POOL][0])
-        grant = self._gate.grant(self._generation, pool, rows)
+        grant = self.ask(int(batch[POOL][0]), rows)
         if grant is None:
             return {name: column[:0] for name, column in batch.items()}
+        return self.score(batch, grant)
+
+    def ask(self, pool: int, rows: int) -> Grant | None:
+        """Wait for leave to score a pool of so many rows; `None` when the run is over."""
+        return self._gate.grant(self._generation, pool, rows)
+
+    def score(self, batch: Batch, grant: Grant) -> Batch:
+        """Score a pool that was granted; returns its selected rows."""
+        pool = int(batch[POOL][0])
         with self._one_at_a_time:
             scored = score_pool(
                 self._task,

@@ -80,18 +80,29 @@ class PoolReader:
         """Rows of one pool; none when it is trained already or the run is over."""
         pool = int(numbers[POOL][0])
         if pool in self._done:
-            return self._empty(pool)
+            return self.empty(pool)
         if not self._ledger.admit(self._generation, pool, self._reading.num_readers):
-            return self._empty(pool)
-        with self._one_at_a_time:
-            batch = self._reading.read(self._plan, pool)
+            return self.empty(pool)
+        batch = self.read(pool)
         return batch if self._scored else self._unscored(pool, batch)
+
+    def read(self, pool: int) -> Batch:
+        """A pool's rows, one pool at a time."""
+        with self._one_at_a_time:
+            return self._reading.read(self._plan, pool)
+
+    def empty(self, pool: int) -> Batch:
+        """A block without rows that shows which columns there are."""
+        if self._nothing is None:
+            batch = self.read(pool)
+            self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
+        return self._nothing
 
     def _unscored(self, pool: int, batch: Batch) -> Batch:
         """Where nothing is scored, the reader is what the ledger gates and counts."""
         rows = num_rows(batch)
         if self._ledger.grant(self._generation, pool, rows) is None:
-            return self._empty(pool)
+            return self.empty(pool)
         nothing = np.empty(0)
         record = PoolRecord(
             pool=pool,
@@ -105,13 +116,6 @@ class PoolReader:
         )
         self._ledger.scored(self._generation, record)
         return with_weights(batch)
-
-    def _empty(self, pool: int) -> Batch:
-        with self._one_at_a_time:
-            if self._nothing is None:
-                batch = self._reading.read(self._plan, pool)
-                self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
-        return self._nothing
 
 
 class PoolScorer:
@@ -131,7 +135,7 @@ class PoolScorer:
         spec = handle.get_spec()
         if handle.history is None:
             raise StreamOrderError("a scorer needs a loss history")
-        self._score = Scorer(
+        self.scorer = Scorer(
             spec.task,
             spec.selector,
             handle.ledger,
@@ -146,13 +150,14 @@ class PoolScorer:
 
     def __call__(self, batch: Batch) -> Batch:
         """The selected rows of a pool."""
-        return self._score(batch)
+        return self.scorer(batch)
 
 
 class ReadingScorer:
     """A scorer that reads its pools itself, where `data.num_readers` is 0.
 
-    One hop and one copy of every row less; worth it where decoding is light.
+    One hop, one call of the ledger and one copy of every row less; worth it where decoding is
+    light. A pool is read when it is granted: the scorer's other pool hides that time.
 
     Args:
         handle: The stream's actors.
@@ -164,9 +169,16 @@ class ReadingScorer:
     def __init__(
         self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
     ) -> None:
-        self._read = PoolReader(handle, plan, generation, done)
-        self._score = PoolScorer(handle, plan, generation)
+        self._reader = PoolReader(handle, plan, generation, done)
+        self._scorer = PoolScorer(handle, plan, generation).scorer
+        self._plan = plan
+        self._done = done
 
     def __call__(self, numbers: Batch) -> Batch:
-        """The selected rows of a pool."""
-        return self._score(self._read(numbers))
+        """The selected rows of a pool; none when it is trained already or the run is over."""
+        pool = int(numbers[POOL][0])
+        _, start, stop = self._plan.locate(pool)
+        grant = None if pool in self._done else self._scorer.ask(pool, stop - start)
+        if grant is None:
+            return self._reader.empty(pool)
+        return self._scorer.score(self._reader.read(pool), grant)

@@ -8,6 +8,7 @@ the object store before the first one runs (182 s for 1e5 pools, against 6 s for
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from raysb.weights import FlatState, WeightStore
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
 IN_FLIGHT = 2  # pools at an actor
+TELL_EVERY_S = 0.02  # of steps: a call takes 1 ms of the trainer's process, and 1.5 of the ledger's
 _END = object()
 
 
@@ -92,7 +94,8 @@ class RayStream(BatchStream):
             self._generation = self._handle.ledger.open(
                 self._limits, self.cursor, plan.num_pools, self.num_steps, self._first(model)
             )
-            self._teller = Teller(self._handle.ledger, self._generation)
+            pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
+            self._teller = Teller(self._handle.ledger, self._generation, pause_s)
             splits = self._build(plan, batch_size).streaming_split(
                 self.exchange.world_size, equal=False, locality_hints=None
             )
@@ -167,6 +170,8 @@ class RayStream(BatchStream):
 
     def _next(self, arrivals: "queue.Queue[Any]") -> Any:
         """The next block; an error where Ray would wait for ever for a place to read."""
+        if arrivals.empty() and self.exchange.rank == 0:
+            self._teller.hurry()
         while True:
             try:
                 return arrivals.get(timeout=START_LIMIT_S)
@@ -278,17 +283,23 @@ def user_error(error: BaseException) -> BaseException:
 class Teller:
     """Tells the ledger of steps, in a thread of its own: a step does not wait for the object store.
 
-    The ledger may learn of a step late, never early, so the bound on ages holds.
+    Of the steps since it last told, only the newest. The ledger may learn of a step late, never
+    early, and of its rows and weights together, so the bound on ages holds.
 
     Args:
         ledger: Who is told.
         generation: Of the worker group.
+        pause_s: Least time between two calls, unless the trainer is out of rows.
     """
 
-    def __init__(self, ledger: LedgerClient, generation: int) -> None:
+    def __init__(self, ledger: LedgerClient, generation: int, pause_s: float) -> None:
         self._ledger = ledger
         self._generation = generation
-        self._steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._pause_s = pause_s
+        self._steps: deque[tuple[int, int, Any]] = deque()
+        self._changed = threading.Condition()
+        self._hurry = threading.Event()
+        self._closed = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -297,11 +308,22 @@ class Teller:
         """Hand over a step; `packed` weights where it publishes. Raises what stopped the thread."""
         if self._error is not None:
             raise self._error
-        self._steps.put((step, num_consumed, packed))
+        with self._changed:
+            if self._steps and (packed is not None or self._steps[-1][2] is None):
+                self._steps.pop()  # not one that publishes, in favour of one that does not
+            self._steps.append((step, num_consumed, packed))
+            self._changed.notify()
+
+    def hurry(self) -> None:
+        """Tell at once what there is to tell: the trainer waits for rows."""
+        self._hurry.set()
 
     def close(self) -> None:
         """Return when all steps are told; raises what stopped the thread."""
-        self._steps.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._hurry.set()
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -309,9 +331,18 @@ class Teller:
     def _run(self) -> None:
         store = WeightStore()
         try:
-            while (told := self._steps.get()) is not None:
+            while (told := self._next()) is not None:
                 step, num_consumed, packed = told
                 weights = None if packed is None else store.publish(step, packed)
                 self._ledger.stepped(self._generation, step, num_consumed, weights)
+                if not self._closed:
+                    self._hurry.wait(self._pause_s)
+                    self._hurry.clear()
         except BaseException as error:
             self._error = error  # the next `tell` raises it, in the worker's own thread
+
+    def _next(self) -> tuple[int, int, Any] | None:
+        """Wait for a step; `None` when all are told and no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._steps or self._closed)
+            return self._steps.popleft() if self._steps else None

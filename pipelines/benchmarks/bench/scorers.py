@@ -75,7 +75,7 @@ def _stream(count: int, bound: Any, pools: int) -> SelectiveStream:
         scoring=Scoring(
             num_actors=count, batch_size=POOL, num_cpus=0.25, max_staleness_steps=bound
         ),
-        data=Data(inputs=("x",)),
+        data=Data(inputs=("x",), num_readers=0),
         name=str(count),
     )
 

@@ -227,7 +227,7 @@ def _epoch_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
             name=f"{name}: epoch on Ray / in one process, {_threads(threads)}",
             values=arms[f"epoch {threads}"],
             at_most=goal,
-            note=f"one process: pools of {best['pool']}; Ray: {POOL}",
+            note=f"one process: pools of {best['pool']}; Ray: {POOL}, data.num_readers=0",
         )
         rates, cpu = arms[f"local rows/s {threads}"], arms[f"local cpu {threads}"]
         text = f"{name}: one process, {_threads(threads)}"

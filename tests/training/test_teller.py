@@ -1,0 +1,99 @@
+"""The thread that tells the ledger of steps: late perhaps, never early, and nothing of use lost."""
+
+import threading
+
+import pytest
+
+from raysb.scoring.ledger import Cursor, Ledger
+from raysb.scoring.limits import Limits
+from raysb.training.stream import Teller
+
+LONG_S = 60.0
+
+
+class Told:
+    """A ledger that wakes whoever waits for a call."""
+
+    def __init__(self, publish_every: int = 1) -> None:
+        self.ledger = Ledger()
+        limits = Limits(global_batch=4, publish_every=publish_every)
+        self.generation = self.ledger.open(limits, Cursor(), 100, 0)
+        self.steps: list[int] = []
+        self._arrived = threading.Condition()
+
+    def stepped(self, generation: int, step: int, num_consumed: int, weights: object) -> None:
+        with self._arrived:
+            self.ledger.stepped(generation, step, num_consumed, weights)
+            self.steps.append(step)
+            self._arrived.notify_all()
+
+    def wait_for(self, step: int) -> bool:
+        with self._arrived:
+            return self._arrived.wait_for(lambda: step in self.steps, timeout=20)
+
+
+def teller(told: Told, pause_s: float) -> Teller:
+    return Teller(told, told.generation, pause_s)  # type: ignore[arg-type]
+
+
+def test_without_a_pause_the_last_step_is_told_with_its_rows() -> None:
+    told = Told()
+    tells = teller(told, 0.0)
+    for step in range(1, 51):
+        tells.tell(step, 4 * step, {})
+    tells.close()
+    assert told.steps == sorted(set(told.steps))
+    assert (told.ledger.step, told.ledger.num_consumed) == (50, 200)
+
+
+def test_in_a_pause_only_the_newest_step_is_kept() -> None:
+    told = Told()
+    tells = teller(told, LONG_S)
+    tells.tell(1, 4, {})
+    assert told.wait_for(1)
+    for step in range(2, 9):
+        tells.tell(step, 4 * step, {})
+    tells.close()  # ends the pause
+    assert told.steps == [1, 8]
+    assert told.ledger.weights_step == told.ledger.weights.step == 8
+
+
+def test_a_trainer_without_rows_ends_the_pause() -> None:
+    told = Told()
+    tells = teller(told, LONG_S)
+    tells.tell(1, 4, {})
+    assert told.wait_for(1)
+    tells.tell(2, 8, {})
+    tells.hurry()
+    assert told.wait_for(2)
+    tells.close()
+
+
+@pytest.mark.parametrize("publish_every", [2, 3])
+def test_a_step_that_publishes_is_never_dropped_for_one_that_does_not(publish_every: int) -> None:
+    told = Told(publish_every)
+    tells = teller(told, LONG_S)
+    tells.tell(1, 4, None)
+    assert told.wait_for(1)
+    for step in range(2, 12):
+        tells.tell(step, 4 * step, {} if step % publish_every == 0 else None)
+        tells.hurry()
+        assert told.ledger.weights_step == 0 or told.ledger.weights is not None
+    tells.close()
+    newest = 11 // publish_every * publish_every
+    assert told.ledger.step == 11
+    assert told.ledger.weights_step == told.ledger.weights.step == newest
+
+
+def test_what_stops_the_thread_is_raised_where_the_next_step_is_told() -> None:
+    class Broken(Told):
+        def stepped(self, *args: object) -> None:
+            raise OSError("the ledger has gone")
+
+    tells = teller(Broken(), 0.0)
+    tells.tell(1, 4, {})
+    tells._thread.join(20)
+    with pytest.raises(OSError, match="the ledger has gone"):
+        tells.tell(2, 8, {})
+    with pytest.raises(OSError, match="the ledger has gone"):
+        tells.close()
