@@ -35,6 +35,11 @@ def test_the_tour_has_a_page_for_every_stage() -> None:
     assert pages == {*TOUR, "README"}
 
 
+@pytest.mark.parametrize("name", ["choosing-a-selector", "own-loop"])
+def test_the_examples_of_a_page_run(name: str) -> None:
+    run(DOCS / f"{name}.md", {"__name__": "__main__"})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
