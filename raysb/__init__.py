@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raysb import losses as losses
+    from raysb.collate import pad as pad
     from raysb.errors import DataError as DataError
     from raysb.errors import ModelError as ModelError
     from raysb.errors import NonFiniteError as NonFiniteError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from raysb.errors import RunDirectoryError as RunDirectoryError
     from raysb.errors import StreamOrderError as StreamOrderError
     from raysb.history.settings import History as History
+    from raysb.loader import SelectiveLoader as SelectiveLoader
     from raysb.models import load_model as load_model
     from raysb.report.records import read_metrics as read_metrics
     from raysb.schema import Selection as Selection
@@ -50,6 +52,7 @@ _HOMES = {
     "losses": "raysb.losses",
     "ModelError": "raysb.errors",
     "NonFiniteError": "raysb.errors",
+    "pad": "raysb.collate",
     "RaysbError": "raysb.errors",
     "read_audit": "raysb.training.audit",
     "read_metrics": "raysb.report.records",
@@ -58,6 +61,7 @@ _HOMES = {
     "Scoring": "raysb.scoring.settings",
     "Selection": "raysb.schema",
     "SelectiveBackprop": "raysb.selection",
+    "SelectiveLoader": "raysb.loader",
     "SelectiveStream": "raysb.stream",
     "SelectiveTrainer": "raysb.trainer",
     "Selector": "raysb.selection",
@@ -82,6 +86,7 @@ __all__ = [
     "Scoring",
     "Selection",
     "SelectiveBackprop",
+    "SelectiveLoader",
     "SelectiveStream",
     "SelectiveTrainer",
     "Selector",
@@ -94,6 +99,7 @@ __all__ = [
     "inputs",
     "load_model",
     "losses",
+    "pad",
     "read_audit",
     "read_metrics",
 ]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from raysb.errors import ModelError
-from raysb.schema import STREAM_COLUMNS, Batch
+from raysb.schema import STREAM_COLUMNS, Batch, num_rows
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
 Forward: TypeAlias = Callable[[nn.Module, TensorBatch], Any]
@@ -61,8 +61,8 @@ class Inputs:
         if missing := [name for name in self.columns if name not in batch]:
             raise KeyError(
                 f"no column {missing[0]!r} of numbers in one shape; rows of text or of different "
-                "lengths need a collate that makes one array of them (lists of one length: a "
-                "fixed-size list column)"
+                "lengths need a collate that makes one array of them, e.g. collate=raysb.pad("
+                f"{missing[0]!r}) (lists of one length: a fixed-size list column)"
             )
         values = [self._prepare(batch[name]) for name in self.columns]
         if self.by_name:
@@ -103,8 +103,8 @@ class Task:
             by default the loss's own method `correct`, where it has one.
         extra: Further columns that a method wants of every scored row, by name:
             `(outputs, batch) -> tensor [B, ...]`, e.g. probabilities or features.
-        collate: `(batch of numpy arrays) -> batch of numpy arrays`, applied by scorer and worker
-            just before the forward pass, e.g. to pad token rows to one length.
+        collate: `(batch of numpy arrays) -> batch of numpy arrays` of as many rows, applied by
+            scorer and worker just before the forward pass, e.g. `raysb.pad("tokens")`.
         step: `(model, batch) -> float [B]` or a dict of named terms, each [B], whose sum is the
             training loss; in place of forward and loss on the training side only.
     """
@@ -133,11 +133,16 @@ class Task:
         """Collate a batch and move its numeric columns to the device.
 
         The stream's own columns stay, also where `collate` returns the model's only.
+
+        Raises:
+            ModelError: `collate` returned something else than as many rows as it was given.
         """
         if self.collate is None:
             return to_tensors(batch, device)
         own = {name: batch[name] for name in STREAM_COLUMNS if name in batch}
-        return to_tensors(own | self.collate(batch), device)
+        collated = self.collate(batch)
+        _check_collated(collated, num_rows(batch), self.collate)
+        return to_tensors(own | collated, device)
 
     def outputs(self, model: nn.Module, batch: TensorBatch) -> Any:
         """Call the model; what goes wrong in it is told with the batch that it was given."""
@@ -179,6 +184,23 @@ def to_tensors(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:
         for name, column in batch.items()
         if column.dtype.kind in "biuf"
     }
+
+
+def _check_collated(collated: Any, rows: int, collate: Any) -> None:
+    """Row i of every column must stay sample i: at least as many rows as were given."""
+    if not isinstance(collated, dict):
+        raise ModelError(
+            f"{describe_callable(collate)} returned {type(collated).__name__}; a collate takes a "
+            "dict of numpy arrays and returns one"
+        )
+    for name, column in collated.items():
+        if not isinstance(column, np.ndarray) or column.shape[:1] != (rows,):
+            got = list(np.shape(column)) if isinstance(column, np.ndarray) else type(column)
+            raise ModelError(
+                f"{describe_callable(collate)} returned the column {name!r} as {got} for {rows} "
+                "rows: a numpy array with one entry per row, in their order, is needed, else a "
+                "loss would be noted for another sample"
+            )
 
 
 def _writable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

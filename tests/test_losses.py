@@ -325,3 +325,164 @@ def test_an_unnamed_target_is_refused():
     for build in (losses.cross_entropy, losses.mse, losses.sequence_cross_entropy):
         with pytest.raises(ValueError, match=r"must be the name of a column"):
             build("")
+
+
+# --- sequences with a shift -------------------------------------------------------------------
+
+
+def test_a_shift_compares_each_position_with_the_token_that_follows_in_float64() -> None:
+    z, y = numbers(B, T, C, dtype=torch.float64), sequences()[1]
+    logp = z.numpy() - np.log(np.exp(z.numpy()).sum(-1, keepdims=True))
+    expected = []
+    for i in range(B):
+        pairs = [(t, int(y[i, t + 1])) for t in range(T - 1) if y[i, t + 1] != -100]
+        expected.append(np.mean([-logp[i, t, c] for t, c in pairs]) if pairs else 0.0)
+    got = losses.sequence_cross_entropy("y", shift=True)(z, {"y": y})
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_a_shift_in_the_loss_equals_one_in_the_data() -> None:
+    z, y = numbers(B, T, C), sequences()[1]
+    moved = torch.cat([y[:, 1:], torch.full((B, 1), -100)], 1)
+    inside, outside = (losses.sequence_cross_entropy("y", shift=s) for s in (True, False))
+    torch.testing.assert_close(inside(z, {"y": y}), outside(z, {"y": moved}))
+    assert torch.equal(inside.correct(z, {"y": y}), outside.correct(z, {"y": moved}))
+
+
+def test_nothing_follows_a_single_token() -> None:
+    with pytest.raises(ModelError, match=r"1 tokens a row and shift=True"):
+        losses.sequence_cross_entropy("y", shift=True)(numbers(B, 1, C), {"y": classes(B, 1)})
+
+
+def test_outputs_without_a_vocabulary_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"shape \[6, 5\].*rows, tokens, vocabulary"):
+        losses.sequence_cross_entropy("y")(numbers(B, C), {"y": classes(B)})
+
+
+# --- distributions ----------------------------------------------------------------------------
+
+
+def distributions(*shape, seed=4):
+    return numbers(*shape, seed=seed, dtype=torch.float64).softmax(1)
+
+
+@pytest.mark.parametrize("shape", [(B, C), (B, C, 3)])
+def test_soft_cross_entropy_is_the_sum_over_classes_in_float64(shape) -> None:
+    z, q = numbers(*shape, dtype=torch.float64), distributions(*shape)
+    logp = z.numpy() - np.log(np.exp(z.numpy()).sum(1, keepdims=True))
+    expected = -(q.numpy() * logp).sum(1)
+    expected = expected.reshape(B, -1).mean(1)
+    got = losses.soft_cross_entropy("q")(z, {"q": q})
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_one_hot_distributions_give_the_cross_entropy_and_its_gradient() -> None:
+    z, y = numbers(B, C).requires_grad_(), classes(B)
+    q = F.one_hot(y, C).float()
+    soft = losses.soft_cross_entropy("q")(z, {"q": q})
+    hard = F.cross_entropy(z, y, reduction="none")
+    torch.testing.assert_close(soft, hard)
+    first, second = (torch.autograd.grad(each.sum(), z)[0] for each in (soft, hard))
+    torch.testing.assert_close(first, second)
+    right = losses.soft_cross_entropy("q").correct(z, {"q": q})
+    assert torch.equal(right, (z.argmax(1) == y).to(torch.uint8))
+
+
+def test_a_class_without_probability_adds_nothing_where_its_logit_is_minus_infinity() -> None:
+    z = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
+    q = torch.tensor([[0.25, 0.75, 0.0]])
+    loss = losses.soft_cross_entropy("q")(z, {"q": q})
+    expected = F.cross_entropy(z[:, :2], q[:, :2], reduction="none")
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.full((B, C), 0.5), "row 0 of the batch.*must have the sum 1"),
+        (torch.tensor([[1.5, -0.5, 0, 0, 0]] * B), "must not be negative"),
+        (torch.full((B, C), torch.nan), "no distribution"),
+        (torch.ones(B, dtype=torch.int64), "cross_entropy"),
+        (torch.ones(B, C + 1), "wants probabilities of the logits' shape"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(wrong, message) -> None:
+    with pytest.raises(ModelError, match=message):
+        losses.soft_cross_entropy("q")(numbers(B, C), {"q": wrong})
+
+
+def test_distributions_in_half_precision_are_taken_at_their_rounded_sum() -> None:
+    q = distributions(B, C)
+    got = losses.soft_cross_entropy("q")(numbers(B, C), {"q": q.half()})
+    torch.testing.assert_close(
+        got, losses.soft_cross_entropy("q")(numbers(B, C), {"q": q}), rtol=2e-3, atol=2e-3
+    )
+
+
+# --- the lowest -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "fraction", "kept"),
+    # round is half to even: 2.5 -> 2, 3.5 -> 4
+    [(10, 0.6, 6), (5, 0.5, 2), (7, 0.5, 4), (1, 0.6, 1), (3, 0.1, 1), (4, 1.0, 4), (128, 0.6, 77)],
+)
+def test_lowest_k_keeps_as_many_rows_as_the_rule_says(rows, fraction, kept) -> None:
+    values = numbers(rows)
+    got = losses.lowest_k(values, fraction)
+    assert got.tolist() == sorted(values.tolist())[:kept]
+
+
+def test_the_gradient_is_that_of_the_mean_over_exactly_the_lowest_rows() -> None:
+    weight, x = numbers(3, dtype=torch.float64), numbers(20, 3, seed=5, dtype=torch.float64)
+
+    def per_row(w):
+        return torch.exp(x @ w)
+
+    order = np.argsort(per_row(weight).numpy())[:12]
+    got = torch.func.grad(lambda w: losses.lowest_k(per_row(w)).mean())(weight)
+    expected = torch.func.grad(lambda w: per_row(w)[order].mean())(weight)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+
+
+def test_of_equal_losses_the_first_rows_are_taken() -> None:
+    values = torch.tensor([2.0, 1.0, 1.0, 1.0, 1.0], requires_grad=True)
+    losses.lowest_k(values, 0.4).sum().backward()
+    assert values.grad.tolist() == [0, 1, 1, 0, 0]
+
+
+def test_nan_ranks_as_the_largest() -> None:
+    values = torch.tensor([torch.nan, 3.0, 1.0, torch.inf, 2.0])
+    assert losses.lowest_k(values, 0.6).tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_fraction_outside_0_to_1_is_refused(fraction) -> None:
+    with pytest.raises(ValueError, match=r"lowest_k\(fraction="):
+        losses.lowest_k(numbers(4), fraction)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (4, 2)])
+def test_lowest_k_wants_one_loss_a_row(shape) -> None:
+    with pytest.raises(ValueError, match=r"lowest_k\(losses of shape"):
+        losses.lowest_k(torch.zeros(shape))
+
+
+# --- all of torch.nn --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in dir(nn) if n.endswith("Loss")])
+def test_every_loss_class_of_torch_gives_one_loss_a_row_or_asks_for_a_function(name) -> None:
+    try:
+        loss = losses.torch_loss(name, "y")
+    except ValueError as error:
+        assert "(outputs, batch) -> [B]" in str(error) or "cannot be called" in str(error)  # noqa: PT017
+        return
+    z = numbers(B, C).log_softmax(1).sigmoid()
+    y = classes(B) if loss.__class__ is losses.TorchClassLoss else classes(B, C) % 2
+    got = loss(z, {"y": y})
+    assert got.shape == (B,)
+    alone = torch.cat([loss(z[i : i + 1], {"y": y[i : i + 1]}) for i in range(B)])
+    torch.testing.assert_close(got, alone)

@@ -13,6 +13,7 @@ from torch import nn
 from raysb.errors import ModelError
 from raysb.imports import call, resolve
 from raysb.nn.cnn import ConvNet
+from raysb.nn.gpt import GPT
 from raysb.nn.mlp import MLP
 from raysb.nn.resnet import ResNet
 from raysb.nn.settings import Model
@@ -20,6 +21,7 @@ from raysb.nn.wide_resnet import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": ConvNet,
+    "gpt": GPT,
     "mlp": MLP,
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
@@ -96,16 +98,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _num_inputs(name: str, image_shape: tuple[int, ...] | None, num_features: int | None) -> int:
-    if name == "mlp":
+    if name in ("gpt", "mlp"):
         if num_features is None and image_shape is not None:
             num_features = math.prod(image_shape)
         if num_features is None:
-            raise ValueError("model.name='mlp': the number of features of a row is not known")
+            raise ValueError(f"model.name={name!r}: the number of features of a row is not known")
         return num_features
     if image_shape is None:
         raise ValueError(
             f"model.name={name!r}: wants pictures, uint8 [H, W, C], and data.inputs names none; "
-            "model.name=mlp takes rows of numbers"
+            "model.name=mlp takes rows of numbers, gpt of tokens"
         )
     if len(image_shape) not in (2, 3) or min(image_shape[:2]) < _SMALLEST_SIDE:
         raise ValueError(

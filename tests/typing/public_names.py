@@ -54,6 +54,21 @@ def check_loop(model: nn.Module) -> None:
     assert_type(stream.state_dict(), dict[str, Any])
 
 
+def check_loader(model: nn.Module) -> None:
+    loader = raysb.SelectiveLoader(
+        "rows.parquet",
+        model=model,
+        loss=raysb.losses.sequence_cross_entropy("tokens", shift=True),
+        batch_size=8,
+        collate=raysb.pad("tokens", multiple_of=64, value={"tokens": 0}),
+    )
+    for batch in loader:
+        assert_type(batch, dict[str, torch.Tensor])
+        assert_type(raysb.losses.lowest_k(batch["loss"], 0.5), torch.Tensor)
+    assert_type((loader.epoch, loader.num_steps), tuple[int, int])
+    loader.load_state_dict(loader.state_dict())
+
+
 def check_results(run: Path) -> None:
     assert_type(raysb.load_model(run), nn.Module)
     assert_type(raysb.read_metrics(run), list[dict[str, Any]])
