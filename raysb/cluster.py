@@ -4,10 +4,13 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raysb.errors import ResourceError
+from raysb.interrupt import keeping_handlers
+from raysb.packing import Processes, misplaced
 
 NAMESPACE = "raysb"
 # Quiet, and quick to answer: Ray Train asks its workers every .2 s instead of every 2 s, so that
@@ -57,19 +60,19 @@ def connected(
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    if address == "local":
-        count = os.cpu_count() or 1
-        ray.init(
-            address="local",
-            num_cpus=count + SPARE_CPUS,
-            num_gpus=num_gpus,
-            include_dashboard=False,
-            namespace=NAMESPACE,
-            **quiet,
-        )
-    else:
-        ray.init(address=address, namespace=NAMESPACE, **quiet)
     try:
+        with keeping_handlers():  # Ray's own would end the driver with its own exit code
+            if address == "local":
+                ray.init(
+                    address="local",
+                    num_cpus=own_cpus(),
+                    num_gpus=num_gpus,
+                    include_dashboard=False,
+                    namespace=NAMESPACE,
+                    **quiet,
+                )
+            else:
+                ray.init(address=address, namespace=NAMESPACE, **quiet)
         yield ray
     finally:
         ray.shutdown()
@@ -81,16 +84,60 @@ def refuse_company() -> None:
     Raises:
         ResourceError: There is one.
     """
-    try:
-        from ray._private.services import find_gcs_addresses
-    except ImportError:  # private: without it, a second cluster is started as Ray would
-        return
-    if running := sorted(find_gcs_addresses()):  # type: ignore[no-untyped-call]
+    if running := running_clusters():
         raise ResourceError(
             f"a Ray cluster runs on this machine ({', '.join(running)}). Two clusters on one "
             "machine take each other's workers for their own: join it with --address "
             f"{running[0]}, end it, or start one of your own beside it with --address local"
         )
+
+
+def running_clusters() -> list[str]:
+    """Addresses of the Ray clusters on this machine, whoever started them."""
+    try:
+        from ray._private.services import find_gcs_addresses
+    except ImportError:  # private: without it, a second cluster is started as Ray would
+        return []
+    return sorted(find_gcs_addresses())  # type: ignore[no-untyped-call]
+
+
+def own_cpus() -> int:
+    """Logical CPUs of a cluster of our own on this machine."""
+    return (os.cpu_count() or 1) + SPARE_CPUS
+
+
+def own_gpus() -> int:
+    """GPUs that a cluster of our own would count on this machine."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
+    except ImportError:  # private
+        return 0
+    count = int(Nvidia.get_current_node_num_accelerators())
+    return count if visible is None else min(count, len(list(filter(None, visible.split(",")))))
+
+
+def object_store_bytes() -> tuple[int, int] | None:
+    """What the object store of a cluster of our own would take, and what /dev/shm has free."""
+    try:
+        from ray._private.utils import (
+            estimate_available_memory,
+            get_shared_memory_bytes,
+            resolve_object_store_memory,
+        )
+
+        wanted = resolve_object_store_memory(estimate_available_memory())  # type: ignore[no-untyped-call]
+        return int(wanted), int(get_shared_memory_bytes())  # type: ignore[no-untyped-call]
+    except (ImportError, OSError, AssertionError):  # private, and Linux only
+        return None
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """What each machine of the cluster at hand has, by kind."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [dict(node["Resources"]) for node in nodes if node["Alive"]]
 
 
 def cluster_resources() -> dict[str, float]:
@@ -101,23 +148,59 @@ def cluster_resources() -> dict[str, float]:
     return there
 
 
-def check_resources(needs: dict[str, tuple[float, float]], *, available: dict[str, float]) -> None:
+def check_placement(
+    processes: Mapping[str, Processes], *, nodes: Sequence[Mapping[str, float]]
+) -> None:
     """Refuse what would otherwise wait for ever without a word.
 
     Args:
-        needs: (CPUs, GPUs) by the flag that asks for them.
-        available: `ray.cluster_resources()`.
+        processes: By the flag that asks for them.
+        nodes: What each machine has, from `cluster_nodes`.
 
     Raises:
-        ResourceError: The sum is more than there is.
+        ResourceError: The sum is more than there is, or a process finds no place on any machine.
     """
+    if misfits := misfit(processes, nodes):
+        said, flag = misfits
+        raise ResourceError(
+            f"{said}. Ray would wait for the rest without a word; lower {flag}, or join a larger "
+            "cluster with --address"
+        )
+
+
+def misfit(
+    processes: Mapping[str, Processes], nodes: Sequence[Mapping[str, float]]
+) -> tuple[str, str] | None:
+    """What does not fit, in words, and the flag that asks for it; `None`: everything does."""
+    there = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    needs = {flag: asked.total for flag, asked in processes.items()}
+    if short := shortage(needs, available=there):
+        return short
+    flag = misplaced(processes, nodes)
+    if flag is None:
+        return None
+    asked = processes[flag]
+    kinds = Counter((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+    machines = ", ".join(
+        f"{count} x ({cpus:g} CPUs, {gpus:g} GPUs)" for (cpus, gpus), count in kinds.items()
+    )
+    said = (
+        f"{flag}: {asked.number} processes of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs each "
+        f"find no place beside the others on the machines ({machines}), though their sum does: "
+        "a process lies on one machine, its share of a GPU on one GPU"
+    )
+    return said, flag
+
+
+def shortage(
+    needs: dict[str, tuple[float, float]], *, available: dict[str, float]
+) -> tuple[str, str] | None:
+    """What is short, in words, and the flag that asks for most of it; `None`: everything fits."""
     for position, kind in ((0, "CPU"), (1, "GPU")):
         wanted = {flag: need[position] for flag, need in needs.items() if need[position]}
         total, there = sum(wanted.values()), available.get(kind, 0.0)
         if total > there + 1e-6:
             parts = ", ".join(f"{flag}: {amount:g}" for flag, amount in wanted.items())
-            raise ResourceError(
-                f"{total:g} {kind}s are asked for and the cluster has {there:g}: {parts}. Ray "
-                "would wait for the rest without a word; lower "
-                f"{max(wanted, key=wanted.__getitem__)}, or join a larger cluster with --address"
-            )
+            said = f"{total:g} {kind}s are asked for and the cluster has {there:g}: {parts}"
+            return said, max(wanted, key=wanted.__getitem__)
+    return None

@@ -45,16 +45,22 @@ class Run:
     Args:
         dir: New folder for the run; none: the next free `runs/<model>-<n>`.
         seed: Key of every random number of the run, at least 0.
+        loggers: Told of metrics beside metrics.jsonl: `tensorboard`, `mlflow`, `wandb`, or import
+            paths of one's own; [] for none.
     """
 
     dir: str | None = None
     seed: int = 0
+    loggers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         if self.dir is not None and not self.dir.strip():
             raise ValueError(f"run.dir={self.dir!r}: must name a folder, or be none")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"run.seed={self.seed}: must be at least 0 and below 2**63")
+        object.__setattr__(self, "loggers", tuple(self.loggers))
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"run.loggers={list(self.loggers)}: each may be named once")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,17 +125,26 @@ def load(file: str | os.PathLike[str] | None = None, flags: Sequence[str] = ()) 
 
 def to_toml(config: Config) -> str:
     """The whole configuration as TOML: `load` of it gives an equal one."""
-    kind = kind_of(config)
+    values = flat(config)
     lines, section = [], ""
-    for setting in settings(kind).values():
+    for setting in settings(kind_of(config)).values():
         *head, name = setting.key.split(".")
         if head and head[0] != section:
             section = head[0]
             lines += ["", f"[{section}]"]
-        value = kind if setting.key == KIND else _value(config, head, name)
+        value = values[setting.key]
         comment = "# " if value is None and setting.default is None else ""
         lines.append(f"{comment}{name} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The value of every setting by dotted key, e.g. `{"train.lr": 0.05}`."""
+    kind = kind_of(config)
+    return {
+        key: kind if key == KIND else _value(config, key.split(".")[:-1], key.split(".")[-1])
+        for key in settings(kind)
+    }
 
 
 def kind_of(config: Config) -> str:

@@ -16,7 +16,8 @@ from torch import nn
 
 from raysb.history.ring import LossRing
 from raysb.history.table import LossTable
-from raysb.job import Recorder, TrainingJob
+from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stoppable
+from raysb.job import TrainingJob
 from raysb.optim.registry import build_optimizer
 from raysb.report.directory import RunDirectory
 from raysb.schema import POOL, Batch, PoolScores, num_rows
@@ -175,7 +176,11 @@ class LocalResult:
 
 
 def fit_locally(job: TrainingJob) -> LocalResult:
-    """Train in this process."""
+    """Train in this process.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM asked it to stop; everything is written.
+    """
     directory = job.directory or RunDirectory.claim(None, model="local").create().path
     training = job.training
     if training.num_threads:
@@ -187,7 +192,7 @@ def fit_locally(job: TrainingJob) -> LocalResult:
     stream = LocalStream(job.spec, device=device, on_step=job.audit(directory))
     optimizer = build_optimizer(model, training, job.optimizer)
     learner = Learner(job.spec.task, model, optimizer, training.clip_norm)
-    recorder = Recorder(directory, job.watcher)
+    recorder = job.recorder(directory)
     saved: list[Path] = []
 
     def save(metrics: Mapping[str, Any]) -> None:
@@ -227,9 +232,12 @@ def fit_locally(job: TrainingJob) -> LocalResult:
         hooks,
     )
     try:
-        metrics = loop.run()
+        with stoppable(partial(job.watcher.phase, STOPPING)) as hooks.stop:
+            metrics = loop.run()
     except BaseException:
         recorder.finish(stream.ledger.nonfinite, None)  # an error may name the list
         raise
     recorder.finish(stream.ledger.nonfinite, saved[-1])
+    if metrics["stopped_by"] == INTERRUPTED:
+        raise Interrupted(metrics)
     return LocalResult(metrics, str(directory))

@@ -2,22 +2,25 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from raysb.cluster import check_resources, cluster_resources, connected
+from raysb.cluster import check_placement, cluster_nodes, cluster_resources, connected
 from raysb.errors import NonFiniteError, RaysbError, ResourceError
+from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stop_name, stoppable
 from raysb.job import Recorder, TrainingJob
+from raysb.packing import TRAIN_WORKERS, Processes
 from raysb.report.directory import RunDirectory
 from raysb.source.dataset import share
-from raysb.stream import start_stream, stream_needs
+from raysb.stream import start_stream, stream_processes
 from raysb.training.worker import Job, train_loop_per_worker
 
 POLL_S = 0.25  # between two looks of the driver at a run
+ABORT_LIMIT_S = 5.0  # for the end of the workers when a run is to end at once
 
 
 def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = None) -> Any:
@@ -26,6 +29,7 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
     Raises:
         ResourceError: There are fewer CPUs or GPUs than asked for.
         RaysbError: The data or the model do not allow the run.
+        Interrupted: Ctrl-C or SIGTERM asked it to stop; everything is written.
     """
     with connected(verbose=job.verbose):
         scaling = check_job(job, scaling_config)
@@ -46,14 +50,21 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
             scaling_config=scaling,
             run_config=run_config,
         )
-        recorder = Recorder(directory, job.watcher)
+        recorder = job.recorder(directory)
+
+        def ask_to_stop() -> None:
+            stream.board.put(stop_name(stream.name), 1, True)
+            job.watcher.phase(STOPPING)
+
         weights: Path | None = None
         try:
-            with watching(stream, work.log, recorder):
+            with watching(stream, work.log, recorder), stoppable(ask_to_stop):
                 result = _fit(trainer, stream.ledger)
             weights = Path(result.checkpoint.path)
         finally:
             recorder.finish(stream.ledger.nonfinite(), weights)
+        if result.metrics.get("stopped_by") == INTERRUPTED:
+            raise Interrupted(result.metrics)
         return result
 
 
@@ -71,7 +82,9 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
         use_gpu=use_gpu,
         resources_per_worker={"CPU": job.training.num_cpus, **gpus},
     )
-    check_resources({**_train_needs(scaling), **stream_needs(job.spec)}, available=there)
+    check_placement(
+        {**_train_processes(scaling), **stream_processes(job.spec)}, nodes=cluster_nodes()
+    )
     return scaling
 
 
@@ -90,6 +103,9 @@ def _fit(trainer: Any, ledger: Any) -> Any:
     """Run the trainer; the error that a user sees is the first one, not its echo in Ray Train."""
     try:
         result = trainer.fit()
+    except KeyboardInterrupt:
+        trainer.abort()
+        raise
     except Exception as error:
         failure = ledger.progress()["failure"]
         if failure is None:
@@ -109,16 +125,27 @@ def _error(failure: str) -> RaysbError:
 
 
 class Trainer(TorchTrainer):
-    """`TorchTrainer`, without 12 s at its end.
+    """`TorchTrainer`, without 12 s at its end, and without its answer to Ctrl-C.
 
     Ray Train's own clean-up of placement groups asks a dashboard that is not there, and waits for
-    an answer; the groups end with the run's actors anyway. The hook is private: where Ray has
-    none, this method is never called.
+    an answer; the groups end with the run's actors anyway. At Ctrl-C it throws the run away, where
+    ours is saved. The hooks are private: where Ray has none, these methods are never called.
     """
+
+    _controller: Any = None
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def abort(self) -> None:
+        """End the worker group now: on a cluster that goes on it would train to the end."""
+        if self._controller is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._controller.abort.remote(), timeout=ABORT_LIMIT_S)
 
 
 def _use_gpu(job: TrainingJob, resources: Mapping[str, float]) -> bool:
@@ -128,18 +155,13 @@ def _use_gpu(job: TrainingJob, resources: Mapping[str, float]) -> bool:
     return bool(wanted)
 
 
-def _train_needs(scaling: Any) -> dict[str, tuple[float, float]]:
-    """CPUs and GPUs of the train workers, by the flag that asks for them."""
+def _train_processes(scaling: Any) -> dict[str, Processes]:
+    """The train workers, by the flag that asks for them."""
     per_worker = scaling._resources_per_worker_not_none
     count = scaling.num_workers
     if not isinstance(count, int):
         raise ResourceError(f"train.num_workers={count!r}: one number of workers is needed")
-    return {
-        "train.num_workers x train.num_cpus, num_gpus": (
-            count * per_worker.get("CPU", 0.0),
-            count * per_worker.get("GPU", 0.0),
-        )
-    }
+    return {TRAIN_WORKERS: Processes(count, per_worker.get("CPU", 0.0), per_worker.get("GPU", 0.0))}
 
 
 @contextmanager

@@ -3,89 +3,25 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raysb.cluster import connected, prepare_environment
-from raysb.config import Config, to_toml
+from raysb.config import Config, flat, to_toml
+from raysb.interrupt import Interrupted, terminable
 from raysb.job import TrainingJob, Watcher
 from raysb.losses import build_loss
 from raysb.models import build_from
-from raysb.report.console import Console
 from raysb.report.directory import RunDirectory
+from raysb.report.loggers import Loggers, make_loggers
+from raysb.report.screen import Screen
 from raysb.source.open import Sources, open_sources
 from raysb.training.check import check_first_rows
 from raysb.training.spec import StreamSpec
 
 REGRESSION = ("mse", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss")
-
-
-class Screen:
-    """Shows a run on the console: phases with seconds, progress now and then, evaluations.
-
-    Args:
-        console: Where lines go.
-        config: The run's, for what a line of metrics does not say.
-        began: When the command was given, `time.monotonic()`.
-    """
-
-    def __init__(self, console: Console, config: Config, began: float) -> None:
-        self._console = console
-        self._epochs = config.train.epochs
-        self._since = began
-        self._phases: dict[str, float] = {}
-        self._last: dict[str, Any] = {}
-
-    @contextmanager
-    def logging_to(self, path: Path) -> Iterator[None]:
-        """Write every line also into a file, while the block runs."""
-        self._console.log_to(path)
-        try:
-            yield
-        finally:
-            self._console.close()
-
-    def phase(self, name: str) -> None:
-        """Note a phase; the last one is the first batch, and then all are shown."""
-        now = time.monotonic()
-        self._phases[name] = now - self._since
-        self._since = now
-        if name == "first batch":
-            self._console.phases(self._phases)
-
-    def line(self, line: Mapping[str, Any]) -> None:
-        """Show a line of metrics if it is one to show."""
-        record = self._record(line)
-        if line["kind"] in ("epoch", "eval"):
-            self._console.evaluation(record)
-        elif line["kind"] == "train":
-            self._console.progress(record)
-        self._last |= record
-
-    def _record(self, line: Mapping[str, Any]) -> dict[str, Any]:
-        fraction = line["fraction"]
-        gone = line["wall_time_s"]
-        return {
-            **line,
-            "epoch": fraction * self._epochs,
-            "epochs": self._epochs,
-            "left_s": gone * (1 - fraction) / fraction if fraction else None,
-            "kept": line.get("select/kept_fraction"),
-            "age": line.get("mean_age_steps"),
-            "eval/error": line.get("eval/error", self._last.get("eval/error")),
-        }
-
-    def summary(self, directory: Any) -> None:
-        """Say what was reached, at which cost, and where it lies."""
-        record = {
-            **self._last,
-            "num_unused": self._last.get("select/waiting_rows"),
-            "num_nonfinite": self._last.get("score/nonfinite"),
-        }
-        self._console.summary(record, directory)
 
 
 def train(config: Config, *, verbose: bool = False) -> dict[str, Any]:
@@ -95,15 +31,17 @@ def train(config: Config, *, verbose: bool = False) -> dict[str, Any]:
 
     Raises:
         RaysbError: The data, the model, the resources or the run directory do not allow the run.
+        Interrupted: Ctrl-C or SIGTERM asked it to stop, and it has: everything is written.
+        KeyboardInterrupt: It was asked twice, or before it began to train.
     """
-    with warnings.catch_warnings():
-        warnings.showwarning = _plain_warning
-        return _train(config, verbose)
-
-
-def _train(config: Config, verbose: bool) -> dict[str, Any]:
     began = time.monotonic()
     prepare_environment(verbose)
+    with warnings.catch_warnings(), terminable(), Screen(config.train, began) as screen:
+        warnings.showwarning = _plain_warning
+        return _train(config, screen, verbose)
+
+
+def _train(config: Config, screen: Screen, verbose: bool) -> dict[str, Any]:
     directory = RunDirectory.claim(config.run.dir, model=config.model.name.split(":")[-1])
     sources = open_sources(
         config.data,
@@ -112,7 +50,6 @@ def _train(config: Config, verbose: bool) -> dict[str, Any]:
         labels=has_classes(config),
     )
     config = resolve(config, sources)
-    screen = Screen(Console(), config, began)
     job = build_job(config, sources, screen, verbose)
     screen.phase("checks")
     with engine(config, job, screen) as fit:
@@ -120,8 +57,19 @@ def _train(config: Config, verbose: bool) -> dict[str, Any]:
         created = directory.create()
         created.config.write_text(to_toml(config))
         with screen.logging_to(created.log):
-            metrics: dict[str, Any] = fit(replace(job, directory=created.path)).metrics
-            screen.summary(created.path)
+            return _fit(fit, replace(job, directory=created.path), screen)
+
+
+def _fit(fit: Callable[..., Any], job: TrainingJob, screen: Screen) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = fit(job).metrics
+    except Interrupted:
+        screen.summary(job.directory)
+        raise
+    except KeyboardInterrupt:
+        screen.ended_at_once(job.directory)
+        raise
+    screen.summary(job.directory)
     return metrics
 
 
@@ -185,6 +133,7 @@ def build_job(config: Config, sources: Sources, watcher: Watcher, verbose: bool)
         directory=None,
         watcher=watcher,
         verbose=verbose,
+        loggers=Loggers(make_loggers(config.run.loggers), flat(config)),
     )
 
 

@@ -15,11 +15,12 @@ import ray.train
 from torch import nn
 
 from raysb.board import Board
-from raysb.cluster import check_resources, cluster_resources
+from raysb.cluster import check_placement, cluster_nodes
 from raysb.history.ring import LossRing
 from raysb.history.settings import History
 from raysb.history.shards import LossHistory
 from raysb.losses import CrossEntropy
+from raysb.packing import Processes
 from raysb.schema import Batch
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.ledger_actor import LedgerClient
@@ -112,9 +113,13 @@ class SelectiveStream:
                 f"trainer_kwargs: {1 + len(others)} streams with the names {sorted(streams)}; "
                 "give each its own name=..., by which the loop finds it"
             )
-        check_resources(
-            {f"{n}: {k}": v for n, s in streams.items() for k, v in stream_needs(s.spec).items()},
-            available=cluster_resources(),
+        check_placement(
+            {
+                f"{name}: {flag}": processes
+                for name, stream in streams.items()
+                for flag, processes in stream_processes(stream.spec).items()
+            },
+            nodes=cluster_nodes(),
         )
         handles = {name: stream.start() for name, stream in streams.items()}
         return {
@@ -157,17 +162,16 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
     )
 
 
-def stream_needs(spec: StreamSpec) -> dict[str, tuple[float, float]]:
-    """CPUs and GPUs that a stream's readers and scorers ask for, by flag."""
+def stream_processes(spec: StreamSpec) -> dict[str, Processes]:
+    """A stream's readers, scorers and Ray Data's own tasks, by the flag that asks for them."""
     scoring = spec.scoring
-    planning = 2.0 if spec.scored and spec.scoring.max_staleness_steps == 0 else 1.0
-    needs = {
-        "planning (Ray Data's own tasks)": (planning, 0.0),
-        "data.num_readers": (READER_CPUS * spec.num_readers, 0.0),
+    planning = 2 if spec.scored and scoring.max_staleness_steps == 0 else 1
+    processes = {
+        "planning (Ray Data's own tasks)": Processes(planning, 1.0),
+        "data.num_readers": Processes(spec.num_readers, READER_CPUS),
     }
     if spec.scored:
-        needs["scoring.num_actors x scoring.num_cpus"] = (
-            scoring.num_actors * scoring.num_cpus,
-            scoring.num_actors * scoring.num_gpus,
+        processes["scoring.num_actors x scoring.num_cpus"] = Processes(
+            scoring.num_actors, scoring.num_cpus, scoring.num_gpus
         )
-    return needs
+    return processes

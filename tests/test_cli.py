@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raysb import cli
+from raysb.commands import COMMANDS
 from raysb.config import Config
 from raysb.errors import NonFiniteError
 
@@ -114,7 +115,10 @@ def test_wrong_usage_is_exit_code_2_and_starts_nothing(
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["train", "--help"], ["train", "x", "-h"]])
+HELPS = [[name, "--help"] for name in COMMANDS]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["train", "x", "-h"], *HELPS])
 def test_help_goes_to_standard_output(capsys: Any, words: list[str]) -> None:
     assert cli.main(words) == 0
     out, err = capsys.readouterr()
@@ -122,17 +126,24 @@ def test_help_goes_to_standard_output(capsys: Any, words: list[str]) -> None:
     assert err == ""
 
 
-def test_help_of_train_lists_the_settings(capsys: Any) -> None:
-    cli.main(["train", "--help"])
+@pytest.mark.parametrize("name", ["train", "config", "doctor"])
+def test_help_lists_the_settings(capsys: Any, name: str) -> None:
+    cli.main([name, "--help"])
     out = capsys.readouterr().out
     assert "--config FILE" in out
     assert "--selector.beta" in out
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_lists_every_command(capsys: Any) -> None:
+    cli.main(["--help"])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
+    assert shown == list(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *HELPS])
 def test_help_loads_no_large_library(words: list[str]) -> None:
-    """numpy comes with the selectors, whose settings only `train --help` lists."""
-    forbidden = ["torch", "ray", "pyarrow", "pandas", *(["numpy"] if "train" not in words else [])]
+    """numpy comes with the selectors, whose settings only the help of a command lists."""
+    forbidden = ["torch", "ray", "pyarrow", "pandas", *(["numpy"] if len(words) == 1 else [])]
     code = (
         f"import sys; from raysb.cli import main; code = main({words!r});"
         f"sys.exit(f'loaded' if set({forbidden!r}) & sys.modules.keys() else code)"

@@ -4,26 +4,32 @@ import os
 
 import pytest
 
-from raysb.cluster import ENVIRONMENT, QUIET, check_resources, prepare_environment
+from raysb.cluster import ENVIRONMENT, QUIET, check_placement, prepare_environment
 from raysb.errors import ResourceError
+from raysb.packing import Processes
 
 THERE = {"CPU": 3.0, "memory": 1e9}
 
 
 def test_what_fits_is_let_through_to_the_last_cpu() -> None:
-    check_resources({"train.num_workers": (2, 0), "scoring.num_actors": (1, 0)}, available=THERE)
-    check_resources({"scoring.num_cpus": (0.1 * 30, 0)}, available=THERE)  # .1 is no binary number
-    check_resources({}, available={})
+    check_placement(
+        {"train.num_workers": Processes(2, 1.0), "scoring.num_actors": Processes(1, 1.0)},
+        nodes=[THERE],
+    )
+    check_placement(
+        {"scoring.num_cpus": Processes(30, 0.1)}, nodes=[THERE]
+    )  # .1 is no binary number
+    check_placement({}, nodes=[{}])
 
 
 def test_what_does_not_fit_is_refused_with_the_sum_the_parts_and_the_flag_to_lower() -> None:
     needs = {
-        "train.num_workers": (4, 0),
-        "scoring.num_actors": (1.5, 0),
-        "data.num_readers": (0, 0),
+        "train.num_workers": Processes(4, 1.0),
+        "scoring.num_actors": Processes(1, 1.5),
+        "data.num_readers": Processes(0, 0.1),
     }
     with pytest.raises(ResourceError) as caught:
-        check_resources(needs, available=THERE)
+        check_placement(needs, nodes=[THERE])
     told = str(caught.value)
     assert "5.5 CPUs are asked for and the cluster has 3" in told
     assert "train.num_workers: 4, scoring.num_actors: 1.5" in told
@@ -33,7 +39,7 @@ def test_what_does_not_fit_is_refused_with_the_sum_the_parts_and_the_flag_to_low
 
 def test_gpus_that_are_not_there_are_refused_too() -> None:
     with pytest.raises(ResourceError, match=r"0.25 GPUs .* has 0: scoring.num_gpus"):
-        check_resources({"scoring.num_gpus": (1, 0.25)}, available=THERE)
+        check_placement({"scoring.num_gpus": Processes(1, 1.0, 0.25)}, nodes=[THERE])
 
 
 def test_what_the_user_has_set_stays(monkeypatch) -> None:

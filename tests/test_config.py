@@ -58,7 +58,7 @@ SECTIONS = {
     },
     "history": {"num_shards": counts},
     "train": {
-        "epochs": counts,
+        "epochs": st.integers(1, 65_535),
         "lr": amounts,
         "optimizer_args": arguments,
         "clip_norm": st.none() | amounts,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "raysb"
 ORDER = [
-    {"errors", "imports", "metrics", "schema", "seeding"},
-    {"board", "losses", "nn", "optim", "task", "weights"},
+    {"errors", "imports", "interrupt", "metrics", "schema", "seeding"},
+    {"board", "collate", "losses", "nn", "optim", "task", "weights"},
     {"source"},
     {"scoring"},
     {"history"},
@@ -14,8 +14,10 @@ ORDER = [
     {"training"},
     {"report"},
     {
-        *("values", "settings_io", "config", "cluster", "models"),
-        *("job", "ray_engine", "local", "stream", "trainer", "run", "commands", "cli", "__main__"),
+        *("values", "settings_io", "config", "cluster", "packing", "needs", "device", "models"),
+        *("job", "prepare", "ray_engine", "local", "stream", "loader", "trainer", "run", "scan"),
+        *("evaluate", "dry_run", "equality", "layout", "doctor", "ask"),
+        *("commands", "cli", "__main__"),
     },
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -23,7 +25,7 @@ IMPORTS_RAY = {
     *("board", "weights", "source.dataset", "scoring.scorer"),
     *("scoring.ledger_actor", "history.shards"),
     *("training.stages", "training.stream", "training.latency", "training.worker"),
-    *("cluster", "ray_engine", "stream", "trainer", "run"),
+    *("scan.ray", "cluster", "ray_engine", "stream", "trainer", "run"),
 }
 
 

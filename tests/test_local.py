@@ -24,6 +24,7 @@ from raysb.history.settings import History
 from raysb.job import Silent, TrainingJob
 from raysb.local import LocalStream, fit_locally
 from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHTS_STEP
+from raysb.scoring.ledger import Cursor
 from raysb.scoring.settings import Scoring
 from raysb.seeding import Draws
 from raysb.selection import SelectiveBackprop, Uniform
@@ -449,6 +450,17 @@ def test_a_stream_that_is_resumed_trains_every_row_of_every_epoch(selector, stop
     assert repeated <= second.plan.pool_rows + 16
     if spec.scored:
         assert [sums.num_scored for sums in second.ledger.epochs.values()] == [300] * 3
+
+
+@pytest.mark.parametrize("selector", [Uniform(), SelectiveBackprop(min_probability=1.0)])
+def test_pools_that_a_cursor_has_as_done_are_not_trained_again(selector) -> None:
+    spec, pools = spec_of(digits(300), selector, pool=50), Counter()
+    note = lambda step, rank, batch: pools.update(batch[POOL].tolist())  # noqa: E731
+    stream = LocalStream(spec, on_step=note)
+    stream.cursor = Cursor(1, (2, 4))
+    stepped(stream, 10, 2)
+    spans = {q: stream.plan.locate(q) for q in range(stream.plan.num_pools)}
+    assert pools == {q: stop - start for q, (_, start, stop) in spans.items() if q not in (0, 2, 4)}
 
 
 # --- same start for all ---------------------------------------------------------------------------

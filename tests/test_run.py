@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -171,6 +173,19 @@ def test_a_schedule_of_cost_ends_at_the_cost() -> None:
     assert metrics["cost"] == pytest.approx(0.5, abs=(64 + 256 / 3) / 1437)
 
 
+def test_a_thousand_epochs_show_fewer_than_forty_lines_and_keep_all(tmp_path, capsys) -> None:
+    path = table(tmp_path, numbers())
+    run("--data.train", path, "--data.inputs", "x", "--run.dir", "out", "--train.epochs", 1000)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) < 40
+    assert all(line.isprintable() for line in shown)
+    logged = Path("out/run.log").read_text().splitlines()
+    assert sum(line.startswith("eval:") for line in logged) == 1000
+    assert set(shown) <= set(logged)
+    epochs = [line["epoch"] for line in raysb.read_metrics("out") if line["kind"] == "epoch"]
+    assert epochs == list(range(1000))
+
+
 def test_batch_statistics_under_a_selector_are_warned_about_and_then_trained(capsys) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -322,3 +337,30 @@ def test_a_file_of_weights_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ModelError, match="does not fit"):
         run("--model.init", "other.safetensors")
     assert everything() == before
+
+
+def test_a_run_in_one_process_on_parquet_never_loads_ray(tmp_path) -> None:
+    """It takes seconds and memory, and people without Ray use this engine."""
+    rows = {"x": np.arange(64, dtype=np.float32), "label": np.arange(64) % 2}
+    pq.write_table(pa.table({**rows, "tokens": [[1, 2]] * 64}), tmp_path / "rows.parquet")
+    flags = [
+        *("train", "--engine", "local", "--data.train", str(tmp_path / "*.parquet")),
+        *("--data.inputs", "x", "--data.test_fraction", "0.3", "--model.name", "package:build"),
+        *("--train.epochs", "1", "--train.audit", "true", "--run.dir", str(tmp_path / "run")),
+    ]
+    (tmp_path / "code" / "package.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 2))\n"
+    )
+    code = (
+        "import sys\nfrom raysb.cli import main\n"
+        f"assert main({flags!r}) == 0\n"
+        "found = sorted(name for name in sys.modules if name.split('.')[0] == 'ray')\n"
+        "sys.exit(f'loaded: {found[:9]}' if found else 0)"
+    )
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "code")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()

@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from raysb.history.records import NEVER
 from raysb.history.settings import History
+from raysb.history.table import LossTable
 from raysb.nn.settings import Model
 from raysb.scoring.settings import Scoring
 from raysb.settings_io import argument_docs
-from raysb.training.settings import Evaluation, Training
+from raysb.training.settings import MOST_EPOCHS, Evaluation, Training
 
 SECTIONS = {
     "train": Training,
@@ -27,7 +29,7 @@ NO_AMOUNT = (-0.1, math.nan, math.inf, "3", None)
 NO_BOUND = (0, -1.0, math.nan, math.inf, "3")
 
 OUT_OF_RANGE = {
-    "train.epochs": NO_COUNT,
+    "train.epochs": (*NO_COUNT, 65_536, 2**40),
     "train.batch_size": NO_COUNT,
     "train.num_workers": NO_COUNT,
     "train.lr": NO_AMOUNT,
@@ -46,7 +48,7 @@ OUT_OF_RANGE = {
     "train.scoring_cost": NO_AMOUNT,
     "train.use_gpu": ("yes", None, 2),
     "train.num_cpus": NO_AMOUNT,
-    "train.num_gpus": NO_AMOUNT,
+    "train.num_gpus": (*NO_AMOUNT, 0, 1.5),  # 0: Ray Train would take a whole one
     "train.checkpoint_every": NO_COUNT_FROM_0,
     "train.max_failures": (-2, 1.5, "3", None, True),
     "train.audit": ("yes", None, 1),
@@ -67,6 +69,10 @@ OUT_OF_RANGE = {
     "model.norm": ("layer", None),
     "model.num_classes": NO_LIMIT,
     "model.init": (3, True),
+    "model.init_exclude": ("head", None, ("",), (3,), ("head",)),
+    "model.freeze": ("stem", None, ("",), (3,)),
+    "model.adapter": ("prefix", "", 3),
+    "model.adapter_args": (None, [1], {"rank": 2}),
 }
 
 
@@ -91,6 +97,7 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_value(key, value):
     [
         ("train.lr", 0),
         ("train.epochs", np.int64(3)),
+        ("train.epochs", MOST_EPOCHS),
         ("train.max_steps", 1),
         ("train.max_failures", -1),
         ("train.use_gpu", True),
@@ -108,6 +115,16 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_value(key, value):
 def test_values_at_the_edge_are_taken(key, value):
     section, field = key.split(".")
     assert getattr(SECTIONS[section](**{field: value}), field) == value
+
+
+def test_the_history_counts_as_many_epochs_as_a_run_may_have():
+    """It failed in the ledger's last epoch, after all the others."""
+    assert MOST_EPOCHS == NEVER
+    table, row = LossTable(1), np.zeros(1, np.int64)
+    how = {"correct": None, "selected": np.ones(1, bool), "weights_step": 0}
+    table.record(row, np.ones(1, np.float32), epoch=MOST_EPOCHS - 1, **how)
+    with pytest.raises(ValueError, match="epoch=65535"):
+        table.record(row, np.ones(1, np.float32), epoch=MOST_EPOCHS, **how)
 
 
 def test_lockstep_wants_weights_of_every_step():

@@ -111,6 +111,8 @@ def test_a_value_of_a_file_must_have_its_type_already(value: object, hint: Any) 
         ("[64, 64]", [64, 64]),
         ("true", True),
         ("null", None),
+        ("False", False),  # as text it would be true
+        ("None", None),
         ("none", "none"),  # reduction="none" is what losses are told
         ("'3'", "3"),
         ("relu", "relu"),

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from raysb.weights import FlatState, trained_state
+from raysb.nn.freeze import freeze, frozen_state, state_bytes, trained_state
+from raysb.nn.lora import LowRank, add_lora
+from raysb.weights import FlatState
 
 
 class Mixed(nn.Module):
@@ -93,3 +95,44 @@ def test_unpacking_into_a_model_under_training_keeps_its_gradients_usable() -> N
     assert model.weight.requires_grad
     assert model.weight.grad is not None
     model(torch.ones(2, 3)).sum().backward()
+
+
+def test_of_a_fine_tuned_model_the_trained_part_travels_and_the_rest_is_built() -> None:
+    """The scorer builds from the same seed; adapters and head arrive, statistics do not move."""
+
+    def built_and_frozen():
+        model = built(1)
+        add_lora(model, rank=2, target_modules=["conv", "frozen"], modules_to_save=["wide"])
+        return model
+
+    worker, scorer = built_and_frozen(), built_and_frozen()
+    with torch.no_grad():
+        for parameter in worker.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    worker.train().norm(torch.randn(8, 5, 3, 3))
+    state = FlatState(worker)
+    FlatState(scorer).unpack(state.pack())
+    assert all(torch.equal(v, scorer.state_dict()[k]) for k, v in worker.state_dict().items())
+    assert trained_state(worker).keys() == {"wide", "mask"} | {  # the module of both is trained
+        f"{layer}.lora.{ab}.weight" for layer in ("conv", "frozen") for ab in "AB"
+    }
+    sizes = state_bytes(worker)
+    assert sizes["weights/published_bytes"] <= state.nbytes  # that much, each tensor aligned
+    assert state.nbytes < sizes["weights/published_bytes"] + 64 * len(trained_state(worker))
+    assert sizes["weights/total_bytes"] == sum(
+        t.numel() * t.element_size()
+        for state in (trained_state(worker), frozen_state(worker))
+        for t in state.values()
+    )
+    assert sum(isinstance(m, LowRank) for m in worker.modules()) == 2
+
+
+def test_statistics_of_a_frozen_norm_are_not_published_and_those_of_a_trained_one_are() -> None:
+    model = built(0)
+    assert "norm.running_mean" in trained_state(model)
+    freeze(model, ["norm"])
+    assert not any(name.startswith("norm") for name in trained_state(model))
+    assert {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"} <= frozen_state(
+        model
+    ).keys()

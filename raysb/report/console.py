@@ -1,9 +1,10 @@
-"""What a run says while it works: plain lines, the same on a terminal and in a file, no colour.
+"""What a run says while it works: plain lines without colour, some of them shown, all in the log.
 
 Keys of a record that are known here (a missing or empty one is left out of its line):
 
 step, epoch, epochs        optimizer steps; epochs so far (a fraction) and in all
 wall_time_s, left_s        seconds since the first step, and expected until the end
+share                      of the run that is over, in [0, 1]
 num_scored                 rows scored so far
 num_backpropped            rows back-propagated so far
 kept                       fraction of the scored rows that was selected, lately
@@ -16,12 +17,16 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any, TextIO, TypeAlias
 
 Record: TypeAlias = Mapping[str, Any]
 
 FIRST_GAP_S = 5.0
-GAP_GROWTH = 1 / 8  # of the time so far: 17 lines for 2 minutes, 45 for an hour
+GAP_GROWTH = 1 / 8  # of the time so far: 17 lines in the log for 2 minutes, 45 for an hour
+# What is shown of these lines: fewer than 40 in all, however long the run (`Thinning`).
+PROGRESS_SHARE, EVALUATION_SHARE = 1 / 10, 1 / 24  # the latter shows each of 20 epochs
+TIME_GROWTH = 3.0
 
 _COUNTS = ("num_scored", "num_backpropped", "wall_time_s")
 
@@ -61,8 +66,9 @@ def summary_lines(summary: Record, directory: str | Path) -> list[str]:
 
     Args:
         summary: Keys of a record at the end of the run, and `cost` (epochs of uniform training
-            with the same cost), `stopped_by` (the setting that ended the run early),
-            `num_unused` (rows selected, not used), `num_nonfinite` (losses NaN or infinite).
+            with the same cost), `stopped_by` (the setting that ended the run early, or
+            "interrupted"), `num_unused` (rows selected, not used), `num_nonfinite` (losses NaN or
+            infinite).
         directory: The run directory.
     """
     reached = [
@@ -77,7 +83,7 @@ def summary_lines(summary: Record, directory: str | Path) -> list[str]:
         _part(summary, "wall_time_s", lambda v: f"{v:.1f} s"),
     ]
     notes = [
-        f"stopped by {summary['stopped_by']}" if summary.get("stopped_by") else "",
+        _stopped(summary.get("stopped_by")),
         _part(summary, "num_unused", lambda v: f"{v:,.0f} selected rows not used" if v else ""),
         _part(summary, "num_nonfinite", lambda v: f"{v:,.0f} losses not finite" if v else ""),
     ]
@@ -93,38 +99,79 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+class Thinning:
+    """Which lines of a run are shown: many at first, few of a long run, each kind at its pace.
+
+    A line of progress is shown a tenth of the run after the line before, an evaluation 1/24 of the
+    run after the one before; both, too, when the time since the start has trebled, which is all
+    that counts where it is not known how long the run will take. A run of T has at most about
+    25 + log3(T / 2 min) lines: 36 for a month.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = FIRST_GAP_S / TIME_GROWTH
+        self._share = self._evaluation = 0.0
+
+    def progress(self, seconds: float, share: float | None) -> bool:
+        """Whether to show a line of progress now."""
+        later = share is not None and share - self._share >= PROGRESS_SHARE
+        return self._take(seconds, share, later)
+
+    def evaluation(self, seconds: float, share: float | None) -> bool:
+        """Whether to show an evaluation now; the last one always."""
+        gone = None if share is None else share - self._evaluation
+        later = gone is not None and (gone >= EVALUATION_SHARE or share == 1.0)
+        shown = self._take(seconds, share, later)
+        self._evaluation = share or 0.0 if shown else self._evaluation
+        return shown
+
+    def _take(self, seconds: float, share: float | None, later: bool) -> bool:
+        if not (later or seconds >= self._seconds * TIME_GROWTH):
+            return False
+        self._seconds = max(seconds, self._seconds)
+        self._share = share or 0.0
+        return True
+
+
 class Console:
-    """Writes the lines of a run, progress less and less often.
+    """Writes the lines of a run: all of them into a log, those that `Thinning` picks to a stream.
 
     The times of the records decide when a line is due, never a clock: the same records give the
-    same lines.
+    same lines. Lines may come from several threads.
 
     Args:
         stream: Where lines go; None: standard output.
+        progress: Whether lines of progress are shown at all; not where they are drawn live.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, progress: bool = True) -> None:
         self._stream = stream
+        self._shows_progress = progress
         self._lines: list[str] = []
         self._log: TextIO | None = None
         self._shown: Record = {}
         self._due_s = FIRST_GAP_S
+        self._thinning = Thinning()
+        self._lock = Lock()
 
-    def line(self, text: str) -> None:
-        """Write one line."""
-        stream = self._stream or sys.stdout
-        stream.write(text + "\n")
-        stream.flush()
-        if self._log is None:
-            self._lines.append(text)
-        else:
-            self._log.write(text + "\n")
+    def line(self, text: str, *, show: bool = True) -> None:
+        """Write one line into the log, and show it."""
+        with self._lock:
+            if show:
+                stream = self._stream or sys.stdout
+                stream.write(text + "\n")
+                stream.flush()
+            if self._log is None:
+                self._lines.append(text)
+            else:
+                self._log.write(text + "\n")
 
     def log_to(self, path: Path) -> None:
         """Write every line also into a file, with those that came before it existed."""
-        self._log = open(path, "a", encoding="utf-8", buffering=1)
-        self._log.writelines(f"{text}\n" for text in self._lines)
-        self._lines.clear()
+        with self._lock:
+            self._log = open(path, "a", encoding="utf-8", buffering=1)
+            self._log.writelines(f"{text}\n" for text in self._lines)
+            self._lines.clear()
 
     def phases(self, phases: Mapping[str, float]) -> None:
         """Say how long the start took."""
@@ -134,12 +181,15 @@ class Console:
         """Write a line of progress if one is due."""
         seconds = record.get("wall_time_s") or 0.0
         if seconds >= self._due_s:
-            self.line(progress_line(record, self._shown))
+            show = self._shows_progress and self._thinning.progress(seconds, record.get("share"))
+            self.line(progress_line(record, self._shown), show=show)
             self._schedule(record)
 
     def evaluation(self, record: Record) -> None:
         """Write the line of an evaluation; the next line of progress comes a full gap later."""
-        self.line(evaluation_line(record))
+        seconds = record.get("wall_time_s") or 0.0
+        show = self._thinning.evaluation(seconds, record.get("share"))
+        self.line(evaluation_line(record), show=show)
         if all(key in record for key in _COUNTS):  # else the rates would miss where they start
             self._schedule(record)
 
@@ -150,13 +200,20 @@ class Console:
 
     def close(self) -> None:
         """Close the log file; closing twice is fine."""
-        if self._log is not None:
-            self._log.close()
+        with self._lock:
+            if self._log is not None:
+                self._log.close()
 
     def _schedule(self, record: Record) -> None:
         seconds = float(record["wall_time_s"])
         self._due_s = seconds + max(FIRST_GAP_S, seconds * GAP_GROWTH)
         self._shown = {key: record[key] for key in _COUNTS if key in record}
+
+
+def _stopped(reason: str | None) -> str:
+    if reason is None or reason == "interrupted":
+        return reason or ""
+    return f"stopped by {reason}"
 
 
 def _part(record: Record, key: str, text: Callable[[float], str]) -> str:

@@ -157,7 +157,7 @@ class Ledger:
         self.selected: dict[int, int] = dict.fromkeys(cursor.done, 0)
         self.reserved: dict[int, int] = {}
         self.grants: dict[int, Grant] = {}
-        self.num_asked = 0
+        self.asked = False
         self.num_selected = 0
         self.num_consumed = 0
         self._advance()
@@ -171,7 +171,7 @@ class Ledger:
         """Whether a reader may read a pool: not further ahead of scoring than the window."""
         if self._refuses(generation):
             return Refusal.CLOSED
-        self.num_asked += 1
+        self.asked = True
         window = 1 if self.limits.lockstep else self.limits.window
         if window is None or pool < self.oldest_unscored + window + lead:
             return None
@@ -181,6 +181,7 @@ class Ledger:
         """Whether a pool may be scored now, and against what."""
         if self._refuses(generation):
             return Refusal.CLOSED
+        self.asked = True
         if pool in self.grants and (self.limits.lockstep or pool in self.selected):
             return self.grants[pool]  # a replay: the same weights and losses, so the same rows
         if pool not in self.selected and not self._may_score(pool):
@@ -307,7 +308,7 @@ class Ledger:
             "step": self.step,
             "oldest_unscored": self.oldest_unscored,
             "num_pools": self.num_pools,
-            "num_asked": self.num_asked,
+            "asked": self.asked,
             "waiting_rows": self.num_selected - self.num_consumed,
             "reserved": dict(self.reserved),
             "failure": self.failure,

@@ -53,6 +53,15 @@ def to_numpy(column: pa.Array | pa.ChunkedArray, where: str) -> Array:
     )
 
 
+def as_ragged(column: Array) -> Array:
+    """Rows of arrays as object [n], also where all of them happen to have one shape."""
+    if column.dtype == object:
+        return column
+    rows = np.empty(len(column), object)
+    rows[:] = list(column)
+    return rows
+
+
 def _is_struct_of_bytes(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False

@@ -18,7 +18,7 @@ from ray.data.block import BlockAccessor
 from raysb.errors import DataError
 from raysb.schema import ID, Batch, Ids, Source, take
 from raysb.source.arrays import ArraySource
-from raysb.source.columns import to_numpy
+from raysb.source.columns import as_ragged, to_numpy
 from raysb.source.formats import SAMPLE, Place, decode_columns, find_formats
 from raysb.source.grouped import GroupedSource
 from raysb.source.settings import Data
@@ -41,6 +41,7 @@ class _Facts(NamedTuple):
     ids: Ids  # [rows]; empty where there are too many to look through
     rows: int
     bounds: tuple[int, int] | None  # of the target, where it is of integers
+    shapes: dict[str, Any]  # of a row of each column of tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class _Blocks:
         columns: Columns to load.
         target: Column of labels.
         id_column: Column with the ids; None numbers the rows by (block, row).
+        ragged: Columns of arrays of different shapes, also in blocks whose rows are alike.
         parts: Sides of splits by id to which the rows are restricted.
     """
 
@@ -59,6 +61,7 @@ class _Blocks:
     columns: tuple[str, ...]
     target: str | None
     id_column: str | None
+    ragged: frozenset[str] = frozenset()
     parts: tuple[Part, ...] = ()
 
     def load(self, block: int) -> Batch:
@@ -68,6 +71,7 @@ class _Blocks:
     def convert(self, table: pa.Table, block: int, columns: tuple[str, ...]) -> Batch:
         """The same of a block that is there already."""
         batch = {name: _column(table, name, block) for name in columns}
+        batch |= {name: as_ragged(batch[name]) for name in self.ragged.intersection(columns)}
         places = np.arange(table.num_rows, dtype=np.int64) + (block << FILE_SHIFT)
         ids = places
         if self.id_column is not None:
@@ -125,6 +129,7 @@ class DatasetSource:
         self._blocks = _Blocks(refs=refs, columns=columns, target=data.target, id_column=id_column)
         self._seed, self._window = seed, data.shuffle_window
         facts = self._blocks.facts(id_column is not None and count <= _MAX_CHECKED)
+        self._blocks = replace(self._blocks, ragged=_ragged(facts))
         _check_unique([fact.ids for fact in facts])
         self._set_rows(facts)
         bounds = [fact.bounds for fact in facts if fact.bounds is not None]
@@ -232,7 +237,25 @@ def _look(table: pa.Table, blocks: _Blocks, block: int, want_ids: bool) -> _Fact
         labels = batch[target[0]]
         if labels.ndim == 1:
             bounds = int(labels.min()), int(labels.max())
-    return _Facts(ids, len(batch[ID]), bounds)
+    return _Facts(ids, len(batch[ID]), bounds, _tensor_shapes(table))
+
+
+def _tensor_shapes(table: pa.Table) -> dict[str, Any]:
+    """Shape of a row of each column of tensors, `None` where rows may differ in it."""
+    return {
+        field.name: getattr(field.type, "shape", None)
+        for field in table.schema
+        if isinstance(field.type, pa.BaseExtensionType) or pa.types.is_list(field.type)
+    }
+
+
+def _ragged(facts: list[_Facts]) -> frozenset[str]:
+    """Columns whose rows differ in shape in some block, or between blocks."""
+    shapes: dict[str, set[Any]] = {}
+    for fact in facts:
+        for name, shape in fact.shapes.items():
+            shapes.setdefault(name, set()).add(shape)
+    return frozenset(name for name, found in shapes.items() if None in found or len(found) > 1)
 
 
 def _column(table: pa.Table, name: str, block: int) -> npt.NDArray[np.generic]:

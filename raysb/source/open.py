@@ -78,6 +78,7 @@ def open_sources(
     if isinstance(rows, _Demo):
         rows = rows.part(test=False)
     shapes = _shapes(rows, data, "data.train")
+    _check_one_value(rows, data, "data.train", labels)
     if held is not None:
         _check_same(shapes, _shapes(held, data, "data.test"))
     if labels:
@@ -214,6 +215,23 @@ def _shapes(rows: Source, data: Data, key: str) -> dict[str, tuple[int, ...]]:
     return {name: first[name].shape[1:] for name in wanted}
 
 
+def _check_one_value(rows: Source, data: Data, key: str, labels: bool) -> None:
+    """Refuse a target that is one number wrapped in a list: no class, and no number either."""
+    if data.target is None:
+        return
+    target = rows.read(None, 0, min(SAMPLE, rows.num_rows))[data.target]
+    if target.dtype == object:
+        wrapped = all(np.shape(value) == (1,) for value in target)
+    else:
+        wrapped = labels and target.dtype.kind in "iub" and target.shape[1:] == (1,)
+    if wrapped:
+        raise DataError(
+            f"{key}: the target {data.target!r} holds one number a row inside a list (shape "
+            "[n, 1]), where the number itself is needed: it would be compared with a whole row of "
+            "outputs. Take it out: array.reshape(-1), or pyarrow.compute.list_flatten(column)."
+        )
+
+
 def _check_same(train: dict[str, tuple[int, ...]], test: dict[str, tuple[int, ...]]) -> None:
     for name, shape in train.items():
         if test[name] != shape:
@@ -232,16 +250,31 @@ def _check_labels(rows: Any, data: Data, num_classes: int | None, key: str) -> i
         bounds = rows.label_bounds(data.target)
     if bounds is None:
         return num_classes
-    low, high = bounds
-    classes = high + 1 if num_classes is None else num_classes
-    for value in (low, high):
+    classes = bounds[1] + 1 if num_classes is None else num_classes
+    check_classes(rows, str(data.target), classes, key)
+    return classes
+
+
+def check_classes(rows: Any, target: str, classes: int, key: str = "data.train") -> None:
+    """Refuse labels outside the classes, before a loss meets them in a shuffled pool.
+
+    Args:
+        rows: A `Table`; of any other source nothing is known.
+        target: Column with the labels; one that is not of integers has no classes.
+        classes: Labels are to be 0 to `classes` - 1.
+        key: Where the rows come from, for the message.
+
+    Raises:
+        DataError: A label is outside; its file and row are named.
+    """
+    bounds = rows.label_bounds(target) if hasattr(rows, "label_bounds") else None
+    for value in bounds or ():
         if not 0 <= value < classes:
             raise DataError(
-                f"{key}: {rows.find(data.target, value)}: the label {value} in the column "
-                f"{data.target!r} is outside the classes 0 to {classes - 1}. Correct the label, or "
-                "set model.num_classes."
+                f"{key}: {rows.find(target, value)}: the label {value} in the column {target!r} is "
+                f"outside the classes 0 to {classes - 1}. Correct the label, or give the model "
+                "more outputs (model.num_classes)."
             )
-    return classes
 
 
 def _normalisation(

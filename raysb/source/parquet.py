@@ -84,7 +84,7 @@ class ParquetSource:
 
     def label_bounds(self, column: str) -> tuple[int, int] | None:
         """Smallest and largest value of the target in all files; None where not of integers."""
-        return self._bounds[column]
+        return self._bounds.get(column)
 
     def find(self, column: str, value: int) -> str:
         """File and row of the first row with this value in an integer column."""

@@ -167,7 +167,7 @@ def open_row_groups(
     if (
         id_column is None
         and ID in schemas[0].names
-        and pa.types.is_integer(schemas[0].field(ID).type)
+        and pa.types.is_integer(schemas[0].field(schemas[0].names.index(ID)).type)
     ):
         id_column = ID
     wanted = [*columns] if id_column is None else [*columns, id_column]

@@ -33,8 +33,13 @@ def check_span(start: int, stop: int, num_rows: int) -> None:
 
 
 def check_columns(wanted: list[str], present: list[str], where: str) -> None:
-    """Refuse columns that are not there, naming the nearest one."""
+    """Refuse columns that are not there, naming the nearest one, and names that mean two."""
     for name in wanted:
+        if (count := present.count(name)) > 1:
+            raise DataError(
+                f"{where}: {count} columns are named {name!r}, and nothing says which of them is "
+                "meant. Rename them, or write the data with one of them."
+            )
         if name not in present:
             raise DataError(
                 f"{where}: no column {name!r}; {nearest(name, present)}. "

@@ -5,10 +5,13 @@ from typing import Any
 
 from torch import nn
 
+from raysb.losses import CrossEntropy
+from raysb.losses.outputs import logits_of
 from raysb.nn.norm import has_batch_statistics
 from raysb.optim.registry import build_optimizer
-from raysb.schema import take
-from raysb.scoring.forward import score
+from raysb.schema import Batch, take
+from raysb.scoring.forward import each_part, score
+from raysb.source.open import check_classes
 from raysb.training.settings import Training
 from raysb.training.spec import StreamSpec
 
@@ -27,7 +30,7 @@ def check_first_rows(
         num_workers: Train workers, `None`: `training.num_workers`.
 
     Raises:
-        DataError: The rows cannot be read or decoded.
+        DataError: The rows cannot be read or decoded, or a label is none of the outputs.
         ModelError: The model does not accept them, or the loss is not one per sample.
         ValueError: The optimizer does not take its arguments, or `scoring.max_staleness_steps` is
             below what the sizes allow.
@@ -40,11 +43,13 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
     """Score a few rows in this process; returns the model that did.
 
     Raises:
-        DataError: The rows cannot be read or decoded.
+        DataError: The rows cannot be read or decoded, or a label is none of the outputs.
         ModelError: The model does not accept them, or the loss is not one per sample.
     """
     model = spec.task.build(spec.seed)
-    score(spec.task, model, take(spec.read(spec.plan(ROWS, 1), 0), slice(0, ROWS)))
+    batch = take(spec.read(spec.plan(ROWS, 1), 0), slice(0, ROWS))
+    score(spec.task, model, batch)
+    _check_labels(spec, model, batch)
     moving = has_batch_statistics(model)
     if moving and spec.scored:
         warnings.warn(
@@ -54,3 +59,11 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
             stacklevel=4,
         )
     return model
+
+
+def _check_labels(spec: StreamSpec, model: nn.Module, batch: Batch) -> None:
+    """Every label must have an output: in a run, only its row in a shuffled pool is known."""
+    loss = spec.task.loss
+    if isinstance(loss, CrossEntropy) and spec.task.collate is None:
+        outputs = each_part(spec.task, model, batch, lambda outputs, _: logits_of(outputs).shape[1])
+        check_classes(spec.source, loss.target, outputs[0])

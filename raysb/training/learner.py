@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raysb.nn.freeze import state_bytes
 from raysb.task import Task, TensorBatch
 from raysb.training.batch_stream import BatchStream, unwrap
 from raysb.training.schedule import base_lrs, set_lr
@@ -35,6 +36,10 @@ class Learner:
     def module(self) -> nn.Module:
         """The model without its wrapper."""
         return unwrap(self.model)
+
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of the weights that are published and checkpointed, and of all there are."""
+        return state_bytes(self.module)
 
     def step(self, stream: BatchStream, batch: TensorBatch, lr_factor: float) -> None:
         """Forward, backward, update; tells the stream."""

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from raysb.interrupt import INTERRUPTED
 from raysb.training.batch_stream import BatchStream
+from raysb.training.gpu import gpu_metrics
 from raysb.training.learner import Learner
 from raysb.training.schedule import Budget
 from raysb.training.settings import Evaluation, Training
@@ -27,7 +29,8 @@ class Hooks:
         evaluate: `() -> metrics` on the rows held out, collective; `None` without such rows.
         save: `(metrics) -> None`, writes a checkpoint, collective.
         record: `(line) -> None`, called by worker 0 only.
-        stop: `() -> bool`, asked by worker 0 before each step.
+        stop: `() -> bool`, asked by worker 0 before each step: whether somebody asked the run to
+            end. It is saved then, and not evaluated once more.
     """
 
     evaluate: Callable[[], dict[str, float]] | None = None
@@ -46,6 +49,7 @@ class Loop:
         evaluation: How often to evaluate.
         budget: Progress of the schedule, and cost.
         hooks: What to call when.
+        seconds_before: Time that the run had taken when the stream's state was saved.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Loop:
         evaluation: Evaluation,
         budget: Budget,
         hooks: Hooks,
+        *,
+        seconds_before: float = 0.0,
     ) -> None:
         self._learner = learner
         self._stream = stream
@@ -63,9 +69,11 @@ class Loop:
         self._evaluation = evaluation
         self._budget = budget
         self._hooks = hooks
-        self._start = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._start = self._last_line - seconds_before
         self._evaluated_at = -1
         self._last: dict[str, Any] = {}
+        self._stopped_by: str | None = None
 
     def run(self) -> dict[str, Any]:
         """Train; returns the last line of metrics."""
@@ -86,12 +94,20 @@ class Loop:
             epoch = self._end_epochs(epoch)
             self._learner.step(stream, batch, self._lr_factor())
             self._after_step()
-        epoch = self._end_epochs(epoch)
-        if self._evaluated_at != stream.num_steps:
-            self._evaluate("eval")
+        if not self._interrupted():
+            self._end_epochs(epoch)
+            if self._evaluated_at != stream.num_steps:
+                self._evaluate("eval")
+        reason = {"stopped_by": self._reason()}
+        self._last |= self._line("end", reason)  # of the very step that is saved
         self._hooks.save(self._last)
-        self._record("end")
+        self._record("end", reason)
         return self._last
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken, with that before a restart."""
+        return time.monotonic() - self._start
 
     def _spent(self) -> dict[str, int]:
         stream = self._stream
@@ -105,10 +121,34 @@ class Loop:
         return self._budget.factor(progress)
 
     def _must_stop(self) -> bool:
+        """Asked on worker 0, before each step; remembers why."""
         limit_s, limit_cost = self._training.max_time_s, self._training.max_cost
-        late = limit_s is not None and time.monotonic() - self._start >= limit_s
-        dear = limit_cost is not None and self._budget.cost(**self._spent()) >= limit_cost
-        return late or dear or self._hooks.stop()
+        if self._hooks.stop():
+            self._stopped_by = INTERRUPTED
+        elif limit_s is not None and self.seconds >= limit_s:
+            self._stopped_by = f"train.max_time_s={limit_s:g}"
+        elif limit_cost is not None and self._budget.cost(**self._spent()) >= limit_cost:
+            self._stopped_by = f"train.max_cost={limit_cost:g}"
+        return self._stopped_by is not None
+
+    def _reason(self) -> str | None:
+        """On worker 0, what ended the run before its epochs were over; else `None`."""
+        stream = self._stream
+        if stream.fraction == 1.0:
+            return None
+        for name, done in (
+            ("max_steps", stream.num_steps),
+            ("max_backprops", stream.num_backpropped),
+        ):
+            limit = getattr(self._training, name)
+            if limit is not None and done >= limit:
+                return f"train.{name}={limit}"
+        return self._stopped_by
+
+    def _interrupted(self) -> bool:
+        """Whether worker 0 was asked to stop; the other workers learn it here. Collective."""
+        mine = np.array([self._reason() == INTERRUPTED], np.float64)
+        return bool(self._stream.exchange.sum(mine)[0])
 
     def _end_epochs(self, epoch: int) -> int:
         """Evaluate once for each epoch that every worker has left behind."""
@@ -143,9 +183,15 @@ class Loop:
         self._record(kind, metrics)
 
     def _record(self, kind: str, metrics: Mapping[str, Any] | None = None) -> None:
-        stream, now = self._stream, time.monotonic()
-        self._last_line = now
-        line: dict[str, Any] = {
+        self._last_line = time.monotonic()
+        line = self._line(kind, metrics)
+        self._last |= line
+        if self._stream.exchange.rank == 0:
+            self._hooks.record(line)
+
+    def _line(self, kind: str, metrics: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        stream = self._stream
+        return {
             "kind": kind,
             "step": stream.num_steps,
             "epoch": min(stream.epoch, self._training.epochs - 1),
@@ -153,15 +199,14 @@ class Loop:
             "num_scored": stream.num_scored,
             "num_backpropped": stream.num_backpropped,
             "cost": self._budget.cost(**self._spent()),
-            "wall_time_s": now - self._start,
+            "wall_time_s": self.seconds,
             "wait_s": stream.wait_seconds,
             "max_age_steps": stream.max_age,
             "mean_age_steps": stream.mean_age(),
+            **gpu_metrics(stream.device),
+            **(self._learner.state_bytes() if kind in ("start", "end") else {}),
             **(metrics or {}),
         }
-        self._last |= line
-        if stream.exchange.rank == 0:
-            self._hooks.record(line)
 
 
 def with_scores(line: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:

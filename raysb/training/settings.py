@@ -8,6 +8,9 @@ from typing import Any, Literal
 from raysb.training.schedule import check_schedule
 
 AXES = ("epochs", "steps", "cost")
+# Epochs are 16 bits in the history: history.records.NEVER, repeated because settings load without
+# numpy; a test compares the two.
+MOST_EPOCHS = 65_535
 
 _AT_LEAST = {  # whole numbers
     "epochs": 1,
@@ -26,7 +29,7 @@ class Training:
     """How the selected rows are trained on, and when training ends: at whichever limit comes first.
 
     Args:
-        epochs: Passes over the data, at least 1.
+        epochs: Passes over the data, 1 to 65535.
         batch_size: Rows of a step on each worker, at least 1.
         num_workers: Train workers, at least 1; a step takes batch_size rows of each.
         lr: Learning rate before the schedule, at least 0.
@@ -46,8 +49,8 @@ class Training:
         scoring_cost: Cost of scoring a row, where training on it costs 1; at least 0.
         use_gpu: Whether workers get a GPU each; `auto` where there are enough.
         num_cpus: CPUs that each worker asks Ray for, at least 0.
-        num_gpus: GPUs that each worker asks Ray for where it uses one; a fraction leaves the rest
-            of it to scorers.
+        num_gpus: GPUs that each worker asks Ray for where it uses one, above 0; a fraction leaves
+            the rest of it to scorers.
         checkpoint_every: Steps between checkpoints; 0 writes one at the end only.
         max_failures: Restarts of the worker group before the run gives up; -1 never does.
         audit: Write ids, probability, weight and weights_step of every step.
@@ -82,8 +85,20 @@ class Training:
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():
             _check_count(f"train.{name}", getattr(self, name), least)
-        for name in ("lr", "scoring_cost", "num_cpus", "num_gpus"):
+        if self.epochs > MOST_EPOCHS:
+            raise ValueError(
+                f"train.epochs={self.epochs}: must be a whole number of 1 to {MOST_EPOCHS}, which "
+                "is as far as the history counts; end earlier with train.max_steps or max_time_s"
+            )
+        for name in ("lr", "scoring_cost", "num_cpus"):
             _check_amount(f"train.{name}", getattr(self, name))
+        _check_amount(
+            "train.num_gpus", self.num_gpus, above=True, also="; none: train.use_gpu=false"
+        )
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(
+                f"train.num_gpus={self.num_gpus!r}: above 1, Ray gives whole GPUs only"
+            )
         self._check_limits()
         for name in _TABLES:
             if not isinstance(getattr(self, name), dict):

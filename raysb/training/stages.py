@@ -9,7 +9,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import ray
+from ray.data.block import BlockAccessor
 
 from raysb.board import Board
 from raysb.errors import StreamOrderError
@@ -18,11 +21,32 @@ from raysb.schema import POOL, Batch, num_rows, take
 from raysb.scoring.ledger import PoolRecord
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.source.plan import PoolPlan
+from raysb.training.faults import telling
 from raysb.training.memory import keep_freed_pages
 from raysb.training.reading import Reading, with_weights
 
 if TYPE_CHECKING:
     from raysb.training.spec import StreamSpec
+
+
+def as_block(batch: Batch) -> Any:
+    """Rows as they go to Ray Data: ragged columns as lists of Arrow.
+
+    Of objects Ray makes a tensor where all rows of a block have one length, and blocks of one
+    column would not fit together.
+    """
+    ragged = [name for name, column in batch.items() if _is_ragged(column)]
+    if not ragged:
+        return batch
+    others = {name: column for name, column in batch.items() if name not in ragged}
+    table: Any = BlockAccessor.batch_to_block(others)
+    for name in ragged:
+        table = table.append_column(name, pa.array(list(batch[name])))
+    return table
+
+
+def _is_ragged(column: npt.NDArray[Any]) -> bool:
+    return column.dtype == object and len(column) > 0 and np.ndim(column[0]) == 1
 
 
 @dataclass(frozen=True)
@@ -76,9 +100,12 @@ class PoolReader:
         self._nothing: Batch | None = None
         self._one_at_a_time = Lock()
 
-    def __call__(self, numbers: Batch) -> Batch:
+    def __call__(self, numbers: Batch) -> Any:
         """Rows of one pool; none when it is trained already or the run is over."""
-        pool = int(numbers[POOL][0])
+        with telling(self._ledger):
+            return as_block(self._rows(int(numbers[POOL][0])))
+
+    def _rows(self, pool: int) -> Batch:
         if pool in self._done:
             return self.empty(pool)
         if not self._ledger.admit(self._generation, pool, self._reading.num_readers):
@@ -135,6 +162,7 @@ class PoolScorer:
         spec = handle.get_spec()
         if handle.history is None:
             raise StreamOrderError("a scorer needs a loss history")
+        self._ledger = handle.ledger
         self.scorer = Scorer(
             spec.task,
             spec.selector,
@@ -148,9 +176,10 @@ class PoolScorer:
             device="cuda" if spec.scoring.num_gpus else "cpu",
         )
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> Any:
         """The selected rows of a pool."""
-        return self.scorer(batch)
+        with telling(self._ledger):
+            return as_block(self.scorer(batch))
 
 
 class ReadingScorer:
@@ -171,12 +200,16 @@ class ReadingScorer:
     ) -> None:
         self._reader = PoolReader(handle, plan, generation, done)
         self._scorer = PoolScorer(handle, plan, generation).scorer
+        self._ledger = handle.ledger
         self._plan = plan
         self._done = done
 
-    def __call__(self, numbers: Batch) -> Batch:
+    def __call__(self, numbers: Batch) -> Any:
         """The selected rows of a pool; none when it is trained already or the run is over."""
-        pool = int(numbers[POOL][0])
+        with telling(self._ledger):
+            return as_block(self._rows(int(numbers[POOL][0])))
+
+    def _rows(self, pool: int) -> Batch:
         _, start, stop = self._plan.locate(pool)
         grant = None if pool in self._done else self._scorer.ask(pool, stop - start)
         if grant is None:

@@ -126,6 +126,7 @@ class RayStream(BatchStream):
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.raise_original_map_exception = True  # a DataError stays one
         context.custom_execution_callback_classes = [ShortWaits]
         common = (self._handle, plan, self._generation)
         done = frozenset(self.cursor.done)
@@ -137,7 +138,6 @@ class RayStream(BatchStream):
                 fn_constructor_args=(*common, done),
                 batch_size=None,
                 num_cpus=READER_CPUS,
-                max_concurrency=IN_FLIGHT,
                 compute=pool_of(spec.num_readers),
             )
         if spec.scored:
@@ -147,7 +147,6 @@ class RayStream(BatchStream):
                 batch_size=None,
                 num_cpus=scoring.num_cpus,
                 num_gpus=scoring.num_gpus or None,
-                max_concurrency=IN_FLIGHT,
                 compute=pool_of(scoring.num_actors),
             )
         if self._limits.lockstep:
@@ -176,7 +175,7 @@ class RayStream(BatchStream):
             try:
                 return arrivals.get(timeout=START_LIMIT_S)
             except queue.Empty:
-                if not self._handle.ledger.progress()["num_asked"]:
+                if not self._handle.ledger.progress()["asked"]:
                     raise ResourceError(
                         f"no reader has started in {START_LIMIT_S} s: Ray finds no CPU for the "
                         "readers or for its own planning tasks. Lower scoring.num_cpus, "
@@ -255,7 +254,10 @@ def pool_of(size: int) -> Any:
     pool would sleep behind one that waits for it.
     """
     return ray.data.ActorPoolStrategy(
-        size=size, max_tasks_in_flight_per_actor=IN_FLIGHT, enable_true_multi_threading=True
+        size=size,
+        max_tasks_in_flight_per_actor=IN_FLIGHT,
+        max_concurrent_calls_per_actor=IN_FLIGHT,
+        enable_true_multi_threading=True,
     )
 
 

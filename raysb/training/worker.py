@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raysb.errors import RaysbError
+from raysb.interrupt import listen
 from raysb.optim.registry import build_optimizer
 from raysb.schema import Batch, Source
 from raysb.seeding import key
-from raysb.training.checkpoint import load, save, set_rng_state
+from raysb.training.checkpoint import load, rng_state, save, set_rng_state
 from raysb.training.evaluation import evaluate
+from raysb.training.faults import telling
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
 from raysb.training.memory import keep_freed_pages
@@ -58,11 +59,8 @@ def train_loop_per_worker(config: Mapping[str, Any]) -> None:
     job: Job = config["job"]
     if job.stream.ledger.progress()["failure"]:
         return  # the data or the model is at fault, not a machine: another try ends like the last
-    try:
+    with telling(job.stream.ledger):
         Worker(job).run()
-    except RaysbError as error:
-        job.stream.ledger.fail(f"{type(error).__name__}: {error}")
-        raise
 
 
 class Worker:
@@ -79,10 +77,15 @@ class Worker:
         if job.training.num_threads:
             torch.set_num_threads(job.training.num_threads)
         self._job = job
-        self._stream = RayStream(job.stream, device=worker_device(), on_step=job.on_step)
+        device = worker_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # Ray lets every worker of a machine see all its GPUs
+        self._stream = RayStream(job.stream, device=device, on_step=job.on_step)
         spec = self._stream.spec
-        self._module = spec.task.build(spec.seed).to(worker_device())
-        torch.manual_seed(key(spec.seed, "training", ray.train.get_context().get_world_rank()))
+        self._module = spec.task.build(spec.seed).to(device)
+        rank = ray.train.get_context().get_world_rank()
+        torch.manual_seed(key(spec.seed, "training", rank))
+        self._seconds = 0.0  # of training before this start
         restored = self._restore_model()
         self._learner = Learner(
             spec.task,
@@ -92,12 +95,13 @@ class Worker:
         )
         if restored is not None:
             self._learner.load_state_dict(restored["learner"])
-            set_rng_state(restored["learner"]["rng"])
+            set_rng_state(restored["learner"]["rngs"][rank])  # each worker its own
+            self._seconds = restored["learner"]["seconds"]
             self._stream.load_state_dict({**restored["stream"], "history": restored["history"]})
 
     def run(self) -> None:
         """Train to the end."""
-        Loop(
+        self._loop = Loop(
             self._learner,
             self._stream,
             self._job.training,
@@ -107,8 +111,11 @@ class Worker:
                 evaluate=self._evaluate if self._job.held_out is not None else None,
                 save=self._save,
                 record=self._record,
+                stop=listen(self._job.stream.board, self._job.stream.name),
             ),
-        ).run()
+            seconds_before=self._seconds,
+        )
+        self._loop.run()
 
     def _restore_model(self) -> dict[str, Any] | None:
         checkpoint = ray.train.get_checkpoint()
@@ -131,6 +138,7 @@ class Worker:
     def _save(self, metrics: Mapping[str, Any]) -> None:
         """Write a checkpoint; returns when it is committed."""
         state = self._stream.state_dict()
+        rngs = self._stream.exchange.gather_objects(rng_state())
         if self._stream.exchange.rank != 0:
             ray.train.report({})
             return
@@ -139,7 +147,11 @@ class Worker:
             save(
                 Path(folder),
                 model=self._module,
-                learner=self._learner.state_dict(),
+                learner={
+                    **self._learner.state_dict(),
+                    "rngs": rngs,  # of every worker; `rng` is that of who saves
+                    "seconds": self._loop.seconds,
+                },
                 stream=state,
                 history=history,
             )

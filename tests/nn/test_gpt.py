@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from raysb.nn.gpt import GPT, sinusoids
+from raysb.nn.pretrained import prepare
 from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 
@@ -89,11 +91,8 @@ def test_any_integer_and_any_length_will_do_and_it_is_built_by_name(tmp_path) ->
     settings = Model(name="gpt", args={"width": 16, "depth": 1})
     model = build_model(settings, num_features=12, num_classes=50)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    again = build_model(
-        Model(name="gpt", args=settings.args, init=str(tmp_path / "weights.safetensors")),
-        num_features=1,
-        num_classes=50,
-    )
+    settings = replace(settings, init=str(tmp_path / "weights.safetensors"))
+    again = prepare(build_model(settings, num_features=1, num_classes=50), settings)
     x = tokens(2, 40)
     assert torch.equal(model(x), again(x.to(torch.uint8)))
 

@@ -1,10 +1,9 @@
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from raysb.errors import ModelError
-from raysb.nn.registry import MODELS, build_model
+from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 
 
@@ -63,27 +62,3 @@ def test_mlp_takes_pictures_as_rows_of_numbers():
 def test_the_norm_has_one_key_only():
     with pytest.raises(ValueError, match=r"model\.args\.norm='batch': is set by model\.norm"):
         build_model(Model(args={"norm": "batch"}), image_shape=(8, 8, 1), num_classes=2)
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_model_starts_from_the_weights_of_a_file(name, tmp_path):
-    first = build_model(Model(name=name), image_shape=(8, 8, 1), num_classes=2)
-    path = tmp_path / "weights.safetensors"
-    save_file(first.state_dict(), path)
-    second = build_model(Model(name=name, init=str(path)), image_shape=(8, 8, 1), num_classes=2)
-    for tensor, expected in zip(
-        second.state_dict().values(), first.state_dict().values(), strict=True
-    ):
-        assert torch.equal(tensor, expected)
-
-
-def test_weights_that_do_not_fit_are_refused_and_the_difference_is_named(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_file(build_model(Model(), image_shape=(8, 8, 1), num_classes=2).state_dict(), path)
-    with pytest.raises(ModelError, match=r"(?s)model\.init=.*head\.weight"):
-        build_model(Model(init=str(path)), image_shape=(8, 8, 1), num_classes=3)
-    path.write_bytes(b"no weights")
-    with pytest.raises(ModelError, match=r"model\.init="):
-        build_model(Model(init=str(path)), image_shape=(8, 8, 1), num_classes=2)
-    with pytest.raises(FileNotFoundError, match=r"model\.init='nowhere"):
-        build_model(Model(init="nowhere.safetensors"), image_shape=(8, 8, 1), num_classes=2)

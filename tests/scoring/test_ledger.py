@@ -389,6 +389,34 @@ def test_readers_stay_within_the_window_and_the_lead() -> None:
     assert ledger.admit(g, 98, 0) is None
 
 
+def test_who_asks_is_noted_also_while_it_waits_until_the_next_generation() -> None:
+    """A worker without rows tells by this whether any reader or scorer has found a place to run."""
+    ledger = Ledger()
+    assert ledger.admit(0, 0, 1) is Refusal.CLOSED
+    assert not ledger.progress()["asked"]
+    g = ledger.open(Limits(global_batch=4, max_rows=40, window=2), Cursor(), 99, 0)
+    assert not ledger.progress()["asked"]
+    assert ledger.admit(g, 50, 1) is Refusal.WAIT
+    assert ledger.progress()["asked"]
+    g = ledger.open(Limits(global_batch=4, max_rows=40, window=2), Cursor(), 99, 0)
+    assert not ledger.progress()["asked"]
+    assert ledger.grant(g, 50, 4) is Refusal.WAIT  # a scorer that reads for itself
+    assert ledger.progress()["asked"]
+
+
+def test_the_first_failure_is_the_one_that_is_raised() -> None:
+    """What follows is its echo: of the workers that lose one, of the scorers that are closed."""
+    ledger = Ledger()
+    g = ledger.open(Limits(global_batch=4), Cursor(), 9, 0)
+    ledger.raise_failure()
+    ledger.fail("the cause")
+    ledger.fail("an echo")
+    assert ledger.progress()["failure"] == "the cause"
+    assert ledger.grant(g, 0, 4) is Refusal.CLOSED
+    with pytest.raises(NonFiniteError, match=r"^the cause$"):
+        ledger.raise_failure()
+
+
 def test_the_oldest_pool_ignores_what_others_have_reserved() -> None:
     ledger, g = opened(Limits(global_batch=4, max_rows=10, window=3))
     assert isinstance(ledger.grant(g, 1, 10), Grant)

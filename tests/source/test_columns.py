@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from raysb.errors import DataError
-from raysb.source.columns import to_numpy
+from raysb.source.columns import as_ragged, to_numpy
 
 
 def chunked(array: pa.Array) -> list[Any]:
@@ -50,6 +50,14 @@ def test_lists_stay_ragged_even_when_they_are_alike(kind: pa.DataType) -> None:
             assert found.shape == (3,)
             assert [row.tolist() for row in found] == rows
             assert all(row.dtype == np.int32 for row in found)
+
+
+def test_rows_of_one_shape_become_ragged_without_losing_a_value() -> None:
+    for values in (np.arange(6).reshape(2, 3), np.zeros((0, 3)), np.ones((3, 1)), np.ones((2, 0))):
+        found = as_ragged(values)
+        assert (found.dtype, found.shape) == (object, (len(values),))
+        assert [row.tolist() for row in found] == values.tolist()
+        assert as_ragged(found) is found
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,18 @@ def test_pictures_are_decoded_and_tensors_are_plain_arrays() -> None:
         assert np.array_equal(batch["image"], pixels[batch["label"]])
 
 
+def test_rows_of_many_lengths_are_ragged_also_in_blocks_of_one_length() -> None:
+    """Ray stores a block of equal lengths as one tensor; joined with others it was an error."""
+    for lengths in ([2] * 30 + [1, 3], [2] * 30 + [3, 3]):
+        items = [{"x": np.arange(length), "label": 0} for length in lengths]
+        source = opened(ray.data.from_items(items, override_num_blocks=16))
+        for start, stop in ((0, 2), (0, 32), (30, 32)):
+            found = source.read(None, start, stop)["x"]
+            assert found.dtype == object
+            assert [len(row) for row in found] == lengths[start:stop]
+            assert all(np.array_equal(row, np.arange(len(row))) for row in found)
+
+
 @pytest.mark.parametrize(
     ("columns", "data", "words"),
     [

@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from raysb.errors import DataError
 from raysb.schema import Batch, Source
-from raysb.source.open import Sources, open_sources
+from raysb.source.open import Sources, check_classes, open_sources
 from raysb.source.settings import Data
 from raysb.source.split import split_by_id
 
 Write = Callable[..., str]
 
 NUMBERS = Data(inputs=("x",))
+_ONE = pa.list_(pa.int64(), 1)
 
 
 def ids(source: Source | None) -> list[int]:
@@ -114,6 +117,36 @@ def test_any_object_with_the_protocol_is_taken_as_it_is() -> None:
         open_sources(Data(inputs=("x",), test_fraction=0.1), seed=0, train=own)
 
 
+def wrapped(rows: list[int]) -> list[tuple[str, Any]]:
+    lists = np.empty(len(rows), object)
+    lists[:] = [np.array([row]) for row in rows]
+    return [("array", np.array(rows)[:, None]), ("lists", lists)]
+
+
+@pytest.mark.parametrize(("kind", "target"), wrapped([0, 1, 2, 0, 1, 2]))
+def test_a_label_inside_a_list_is_refused_with_the_remedy(
+    write: Write, kind: str, target: Any
+) -> None:
+    """It had no number of classes, and failed far later in the loss."""
+    with pytest.raises(DataError, match=r"data\.train: the target 'label' .* array\.reshape\(-1\)"):
+        opened(y=target)
+    column = pa.array(list(target)) if kind == "lists" else pa.array(target.tolist(), _ONE)
+    path = write("x.parquet", {"x": np.arange(6.0), "label": column})
+    with pytest.raises(DataError, match="the target 'label' holds one number a row inside a list"):
+        open_sources(NUMBERS, seed=0, train=path)
+    flat = pc.list_flatten(column)  # the remedy that is named
+    found = open_sources(NUMBERS, seed=0, train=write("y.parquet", {"x": range(6), "label": flat}))
+    assert found.num_classes == 3
+
+
+def test_values_of_shape_n_1_are_targets_of_a_regression_and_tokens_may_be_few() -> None:
+    assert opened(y=np.ones((6, 1))).shapes["label"] == (1,)
+    assert opened(y=np.ones((6, 1), int), labels=False).shapes["label"] == (1,)
+    tokens = np.empty(6, object)
+    tokens[:] = [np.arange(1 + i % 2) for i in range(6)]
+    assert opened(y=tokens).shapes["label"] == ()
+
+
 def test_targets_that_are_no_classes_have_no_number_of_classes() -> None:
     assert opened(y=np.arange(6) / 2).num_classes is None
     assert opened(y=np.ones((6, 3))).num_classes is None
@@ -128,6 +161,17 @@ def test_labels_outside_the_classes_name_their_row() -> None:
         opened(y=np.array([0, -1, 0, 1, 2, 0]))
     with pytest.raises(DataError, match=r"data\.test: row 0: the label 7 .* classes 0 to 2"):
         opened(test=(np.zeros((1, 2)), np.array([7])))
+
+
+def test_labels_are_checked_against_a_models_outputs_where_a_source_knows_them(
+    numbers: Write,
+) -> None:
+    found = open_sources(NUMBERS, seed=0, train=numbers())
+    check_classes(found.train, "label", 4)
+    check_classes(found.train, "x", 1)
+    check_classes(Own(), "label", 1)
+    with pytest.raises(DataError, match=r"numbers\.parquet row \d+: the label 3 .* 0 to 2"):
+        check_classes(found.train, "label", 3)
 
 
 def test_labels_outside_the_classes_name_their_file(numbers: Write) -> None:

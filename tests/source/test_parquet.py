@@ -91,6 +91,31 @@ def test_an_unlabelled_table_needs_no_target(write: Write) -> None:
     assert sorted(source.read(0, 0, 2)) == ["id", "x"]
 
 
+@pytest.mark.parametrize("name", ["x", "label", "key"])
+def test_two_columns_of_one_name_are_refused_by_name(write: Write, name: str) -> None:
+    """pyarrow finds neither of the two: a KeyError without the file."""
+    names = ["x", "label", "key", name]
+    path = write("x.parquet", pa.Table.from_arrays([pa.array(range(4))] * 4, names))
+    with pytest.raises(DataError, match=rf"x\.parquet: 2 columns are named '{name}'"):
+        ParquetSource(path, data=Data(inputs=("x",), id="key"))
+    others = Data(inputs=("x" if name != "x" else "key",), target=None)
+    assert ParquetSource(path, data=others).num_rows == 4
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2)])
+def test_the_type_of_a_list_and_not_the_rows_of_a_group_says_whether_it_is_ragged(
+    write: Write, kind: pa.DataType
+) -> None:
+    fixed = pa.types.is_fixed_size_list(kind)
+    rows = [[1.0, 2.0]] * 10 + [[3.0, 4.0] if fixed else [3.0]] * 10
+    path = write("x.parquet", {"x": pa.array(rows, kind), "label": [0] * 20}, group=10)
+    source = ParquetSource(path, data=NUMBERS)
+    for start, stop in ((0, 10), (10, 20), (0, 20)):  # alike, alike, both
+        found = source.read(None, start, stop)["x"]
+        assert found.shape == ((stop - start, 2) if fixed else (stop - start,))
+        assert [list(row) for row in found] == rows[start:stop]
+
+
 @pytest.mark.parametrize("with_id", [True, False])
 def test_both_parts_make_up_the_table(numbers: Write, write: Write, with_id: bool) -> None:
     path = numbers(n=200) if with_id else write("x.parquet", {"x": range(200), "label": [0] * 200})

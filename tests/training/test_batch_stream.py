@@ -1,10 +1,5 @@
 """Batches of exactly B rows whose gradient is that of the mean over the rows of all workers."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -286,8 +281,6 @@ def test_the_comparison_sees_only_true_rows() -> None:
 
 
 SCRIPT = """
-import json, sys, numpy as np, torch, torch.distributed as dist
-from torch import nn
 from raysb.schema import *
 from raysb.schema import concatenate, take
 from raysb.scoring.settings import Scoring
@@ -299,9 +292,6 @@ from raysb.training.exchange import Exchange
 from raysb.training.learner import Learner
 from raysb.training.spec import StreamSpec
 
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-torch.set_num_threads(1)
 B = 8
 
 def squares(outputs, batch):
@@ -344,9 +334,10 @@ def two_workers(blocks, dtype, **limits):
     stream = Given(blocks[rank], dtype)
     model = stream.task.build(0)
     learner = Learner(stream.task, nn.parallel.DistributedDataParallel(model), optimizer(model))
-    sizes, shapes, epochs = [], set(), []
+    sizes, shapes, epochs, scored = [], set(), [], []
     for batch in stream.iter_batches(batch_size=B, epochs=2, model=learner.model, **limits):
         epochs.append(stream.epoch)
+        scored.append(stream.num_scored)
         learner.step(stream, batch, 1.0)
         sizes.append(stream._rows)
         shapes.add(len(batch["x"]))
@@ -354,7 +345,7 @@ def two_workers(blocks, dtype, **limits):
     return {"parameters": parameters(model), "sizes": sizes, "shapes": sorted(shapes),
             "consumed": {str(k): v for k, v in sorted(stream.all_consumed().items())},
             "backpropped": stream.num_backpropped, "epochs": [*epochs, stream.epoch],
-            "count": count, "loss": loss}
+            "count": count, "loss": loss, "scored": scored}
 
 def one_process(blocks, dtype, steps=10**9, rows_left=10**9):
     torch.manual_seed(0)
@@ -395,33 +386,14 @@ def stop():
     return len(asked) == 4
 results["stop"] = (two_workers(uneven, "float64", stop=stop),
                    one_process(uneven, "float64", steps=3))
-results["asked"] = asked
-json.dump(results, open(f"{out}/{rank}.json", "w"))
-dist.barrier()
-dist.destroy_process_group()
+found = results | {"asked": asked}
 """
 
 
 @pytest.fixture(scope="module")
-def gloo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(folder / "store"), str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=120)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+def two(gloo):
+    """What two workers have left, by rank."""
+    return gloo(SCRIPT, workers=2)
 
 
 @pytest.mark.gloo
@@ -436,9 +408,9 @@ def gloo(tmp_path_factory):
         ("stop", [[8] * 3, [8] * 3]),
     ],
 )
-def test_two_workers_equal_one_process_with_the_same_global_batches(gloo, case, sizes) -> None:
+def test_two_workers_equal_one_process_with_the_same_global_batches(two, case, sizes) -> None:
     tolerance = 1e-6 if case == "single" else 1e-10
-    for rank, results in enumerate(gloo):
+    for rank, results in enumerate(two):
         distributed, expected = results[case]
         np.testing.assert_allclose(distributed["parameters"], expected, rtol=0, atol=tolerance)
         assert distributed["sizes"] == sizes[rank]
@@ -446,18 +418,27 @@ def test_two_workers_equal_one_process_with_the_same_global_batches(gloo, case, 
         assert distributed["backpropped"] == distributed["count"] == sum(map(sum, sizes))
         assert sum(distributed["consumed"].values()) == sum(map(sum, sizes))
     shared = ("consumed", "epochs", "loss", "parameters")
-    assert all(gloo[0][case][0][key] == gloo[1][case][0][key] for key in shared)
+    assert all(two[0][case][0][key] == two[1][case][0][key] for key in shared)
 
 
 @pytest.mark.gloo
-def test_the_epoch_is_the_oldest_that_some_worker_has_rows_of(gloo) -> None:
+def test_the_epoch_is_the_oldest_that_some_worker_has_rows_of(two) -> None:
     """Worker 0 has the rows of epoch 0 and worker 1 those of epoch 1, of two."""
-    assert gloo[0]["uneven"][0]["epochs"] == [0] * 20 + [2]
-    assert gloo[0]["reverse"][0]["epochs"] == [1] * 3 + [2]
-    assert gloo[0]["stop"][0]["epochs"] == [0] * 4
+    assert two[0]["uneven"][0]["epochs"] == [0] * 20 + [2]
+    assert two[0]["reverse"][0]["epochs"] == [1] * 3 + [2]
+    assert two[0]["stop"][0]["epochs"] == [0] * 4
 
 
 @pytest.mark.gloo
-def test_only_worker_0_is_asked_whether_to_stop(gloo) -> None:
-    assert gloo[0]["asked"] == [0] * 4
-    assert gloo[1]["asked"] == []
+def test_rows_are_counted_as_scored_up_to_the_newest_that_any_worker_has(two) -> None:
+    """Worker 1's batches end in pools 20, 20 and 25 of 10 rows each; worker 0 has no rows."""
+    for rank in (0, 1):
+        assert two[rank]["reverse"][0]["scored"] == [210, 210, 260]
+        # worker 0 begins in pool 0 while worker 1 is already in pool 20
+        assert two[rank]["uneven"][0]["scored"][0] == 210
+
+
+@pytest.mark.gloo
+def test_only_worker_0_is_asked_whether_to_stop(two) -> None:
+    assert two[0]["asked"] == [0] * 4
+    assert two[1]["asked"] == []

@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from raysb.errors import ModelError
+from raysb.nn.freeze import freeze
+from raysb.nn.lora import add_lora
 from raysb.training import checkpoint
 
 
@@ -150,10 +154,15 @@ def test_a_step_that_is_saved_again_replaces_its_checkpoint(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_1"]
 
 
-def test_others_may_read_a_checkpoint_as_they_may_any_new_folder(tmp_path) -> None:
+def test_others_may_read_a_checkpoint_as_they_may_any_new_folder_or_file(tmp_path) -> None:
     checkpoint.save_atomically(tmp_path / "checkpoint_1", **parts(*trained()))
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "checkpoint_1").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "file").touch()
+    checkpoint.save_atomically(tmp_path / "checkpoint_2", **parts(*tuned()))
+    for name in ("checkpoint_1", "checkpoint_2"):
+        modes = {file.stat().st_mode for file in (tmp_path / name).iterdir()}
+        assert modes == {(tmp_path / "file").stat().st_mode}
 
 
 def test_the_random_numbers_go_on_where_they_were(tmp_path) -> None:
@@ -164,3 +173,95 @@ def test_the_random_numbers_go_on_where_they_were(tmp_path) -> None:
     checkpoint.set_rng_state(checkpoint.load(tmp_path, model=Tied())["learner"]["rng"])
     assert torch.equal(torch.rand(3), expected[0])
     assert (random.random(), random.gauss(0, 1)) == expected[1:]
+
+
+# --- parts that are frozen ------------------------------------------------------------------------
+
+
+def tuned(seed=1, adapt=False, steps=3):
+    """A net whose first layer is frozen, or which learns adapters and its last layer."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 40), nn.BatchNorm1d(40), nn.Tanh(), nn.Linear(40, 2))
+    if adapt:
+        add_lora(model, rank=2, modules_to_save=["3"])
+    else:
+        freeze(model, ["0", "1"])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    advance(model, optimizer, steps)
+    return model, optimizer
+
+
+def advance(model, optimizer, steps):
+    for _ in range(steps):
+        loss = model(torch.randn(8, 6)).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_training_goes_on_bit_for_bit_from_a_checkpoint_of_the_trained_part(
+    tmp_path, adapt
+) -> None:
+    model, optimizer = tuned(adapt=adapt)
+    checkpoint.save(tmp_path, **parts(model, optimizer))
+    other, fresh = tuned(adapt=adapt, steps=0)
+    loaded = checkpoint.load(tmp_path, model=other)["learner"]
+    fresh.load_state_dict(loaded["optimizer"])
+    for each, its in ((model, optimizer), (other, fresh)):
+        checkpoint.set_rng_state(loaded["rng"])
+        advance(each.train(), its, 4)
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_only_the_trained_part_is_in_the_file_and_in_the_optimizer(tmp_path, adapt) -> None:
+    model, optimizer = tuned(adapt=adapt)
+    checkpoint.save(tmp_path, **parts(model, optimizer))
+    names = {"3.weight", "3.bias"} | ({"0.lora.A.weight", "0.lora.B.weight"} if adapt else set())
+    assert load_file(tmp_path / checkpoint.MODEL).keys() == names
+    saved = torch.load(tmp_path / "train.pt", weights_only=True)["optimizer"]["state"]
+    assert len(saved) == len(names)
+
+
+def test_another_frozen_part_is_refused_and_nothing_is_loaded(tmp_path) -> None:
+    checkpoint.save_trained(tuned(seed=1)[0], tmp_path / "model.safetensors")
+    other, _ = tuned(seed=2, steps=0)
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(ModelError, match=r"frozen part is not the one .* model\.init"):
+        checkpoint.load_trained(other, tmp_path / "model.safetensors")
+    assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+
+
+def test_a_moved_statistic_of_a_frozen_norm_is_noticed_too(tmp_path) -> None:
+    model, _ = tuned()
+    checkpoint.save_trained(model, tmp_path / "model.safetensors")
+    model[1].running_mean[7] += 1e-6
+    with pytest.raises(ModelError, match="frozen part is not the one"):
+        checkpoint.load_trained(model, tmp_path / "model.safetensors")
+
+
+def test_a_model_with_another_trained_part_is_refused_by_name(tmp_path) -> None:
+    checkpoint.save_trained(tuned()[0], tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"0\.lora\.A\.weight, 0\.lora\.B\.weight differ"):
+        checkpoint.load_trained(tuned(adapt=True)[0], tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_the_exported_file_is_the_whole_plain_model_with_the_same_outputs(tmp_path, adapt) -> None:
+    model, optimizer = tuned(adapt=adapt)
+    checkpoint.save(tmp_path / "checkpoint", **parts(model, optimizer))
+    whole = tmp_path / "whole.safetensors"
+    checkpoint.export(lambda: tuned(adapt=adapt, steps=0)[0], tmp_path / "checkpoint", whole)
+    plain = nn.Sequential(nn.Linear(6, 40), nn.BatchNorm1d(40), nn.Tanh(), nn.Linear(40, 2))
+    plain.load_state_dict(load_file(whole))
+    assert checkpoint.frozen_digest(whole) is None
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(plain.eval()(x), model.eval()(x), rtol=1e-5, atol=1e-6)
+
+
+def test_without_frozen_parts_the_exported_file_is_the_checkpoint_s_own(tmp_path) -> None:
+    checkpoint.save(tmp_path / "checkpoint", **parts(*trained()))
+    checkpoint.export(Tied, tmp_path / "checkpoint", tmp_path / "whole")
+    own = tmp_path / "checkpoint" / checkpoint.MODEL
+    assert (tmp_path / "whole").read_bytes() == own.read_bytes()

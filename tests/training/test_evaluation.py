@@ -45,6 +45,43 @@ def test_loss_and_error_are_the_means_over_rows_whatever_the_batches(batch_size)
     assert all(type(value) is float for value in found.values())
 
 
+class Rank(Exchange):
+    """One of several workers, as far as evaluation can tell; notes what it is given to sum."""
+
+    def __init__(self, rank, world_size) -> None:
+        super().__init__(alone=True)
+        self.rank, self.world_size, self.given = rank, world_size, None
+
+    def sum(self, numbers):
+        self.given = numbers
+        return numbers
+
+
+class Noted(ArraySource):
+    """Rows that note who reads them."""
+
+    def read(self, epoch, start, stop):
+        self.spans = [*getattr(self, "spans", []), (start, stop)]
+        return super().read(epoch, start, stop)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 9])
+def test_workers_read_every_row_once_between_them_and_their_sums_add_up(world_size) -> None:
+    model, data = TASK.build(0).eval(), digits(53)
+    source, total = Noted(data), 0
+    for rank in range(world_size):
+        exchange = Rank(rank, world_size)
+        evaluate(TASK, model, source, exchange, batch_size=10)
+        total = total + exchange.given
+    assert sorted(source.spans) == [(i, min(i + 10, 53)) for i in range(0, 53, 10)]
+    with torch.no_grad():
+        losses = TASK.loss(
+            model(torch.from_numpy(data["x"])), {"label": torch.tensor(data["label"])}
+        )
+    assert total[0] == pytest.approx(losses.sum().item(), rel=1e-5)
+    assert total[[1, 3]].tolist() == [53, 53]
+
+
 def test_a_model_in_training_is_left_as_it_was() -> None:
     model = TASK.build(0).train()
     before, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()

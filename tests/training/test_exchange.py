@@ -1,10 +1,5 @@
 """Every worker sees every worker's numbers; evaluation sums over them."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -21,15 +16,11 @@ def test_one_worker_gathers_its_own_row() -> None:
 
 
 SCRIPT = """
-import json, sys, numpy as np, torch, torch.distributed as dist
-from torch import nn
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
 
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
 exchange = Exchange()
 found = {
     "where": [exchange.rank, exchange.world_size],
@@ -56,31 +47,12 @@ for rows in (103, 5):   # 5: some workers have nothing to evaluate
     found[f"read {rows}"] = source.read_rows
     found[str(rows)] = [evaluate(task, model, source, each, batch_size=10)
                         for each in (exchange, Exchange(alone=True))]
-json.dump(found, open(f"{out}/{rank}.json", "w"))
-dist.barrier()
-dist.destroy_process_group()
 """
 
 
 @pytest.mark.gloo
-def test_three_workers_decide_on_the_same_numbers_and_evaluate_as_one(tmp_path) -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store"), str(tmp_path)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(3)
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=120)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+def test_three_workers_decide_on_the_same_numbers_and_evaluate_as_one(gloo) -> None:
+    found = gloo(SCRIPT, workers=3)
     for rank, one in enumerate(found):
         assert one["where"] == [rank, 3]
         assert one["gather"] == [[0, 0, 0], [1, 2.0**62, 0.1], [2, 0, 0.2]]

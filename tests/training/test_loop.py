@@ -72,7 +72,9 @@ class Given(BatchStream):
 class Seen:
     """What a run called, in order."""
 
-    def __init__(self, selected, evaluation=None, stream=None, stop=None, **training):
+    def __init__(
+        self, selected, evaluation=None, stream=None, stop=None, seconds_before=0.0, **training
+    ):
         self.lines, self.calls = [], []
         stream = self.stream = stream or Given(selected)
         settings = {"epochs": len(selected) // 4, "batch_size": 5} | training
@@ -97,6 +99,7 @@ class Seen:
             evaluation or Evaluation(),
             Budget(training=self.training, rows_per_epoch=N),
             hooks,
+            seconds_before=seconds_before,
         ).run()
 
     def evaluate(self):
@@ -196,8 +199,33 @@ def test_a_run_stops_where_the_limits_say_evaluated_and_saved(limits, steps) -> 
     assert seen.stream.num_backpropped == min(limits.get("max_backprops", 80), 5 * steps)
 
 
-def test_the_hooks_stop_ends_the_run() -> None:
-    assert Seen([10] * 8, stop=lambda stream: stream.num_steps == 5).stream.num_steps == 5
+def test_an_interrupted_run_is_saved_at_that_step_and_not_evaluated_again() -> None:
+    seen = Seen([10] * 8, stop=lambda stream: stream.num_steps == 5, checkpoint_every=2)
+    assert seen.stream.num_steps == 5
+    assert seen.calls == [("save", 2), ("save", 4), ("save", 5)]
+    for end in (seen.lines[-1], seen.metrics):
+        assert (end["kind"], end["step"], end["stopped_by"]) == ("end", 5, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({}, None),
+        ({"max_steps": 99}, None),
+        ({"max_steps": 3}, "train.max_steps=3"),
+        ({"max_backprops": 23}, "train.max_backprops=23"),
+        ({"max_time_s": 1e-9}, "train.max_time_s=1e-09"),
+        ({"max_cost": 0.5}, "train.max_cost=0.5"),
+    ],
+)
+def test_the_last_line_names_the_setting_that_ended_the_run(limits, reason) -> None:
+    assert Seen([10] * 8, **limits).lines[-1]["stopped_by"] == reason
+
+
+def test_a_stop_that_comes_after_the_last_row_changes_nothing() -> None:
+    seen = Seen([10] * 8, stop=lambda stream: stream.num_steps == 16)
+    assert seen.lines[-1]["stopped_by"] is None
+    assert seen.calls[-2:] == [("eval", 16), ("save", 16)]
 
 
 def test_the_rate_follows_steps_cost_or_epochs() -> None:
@@ -234,3 +262,13 @@ def test_lines_carry_the_sums_of_their_own_epoch_else_of_the_newest() -> None:
     assert "score/error" not in newest
     nothing = {"kind": "train", "epoch": 0, "step": 3}
     assert with_scores(nothing, {"epochs": {}, "waiting_rows": 0}) == nothing
+
+
+def test_a_run_that_goes_on_has_already_used_the_time_before_its_checkpoint() -> None:
+    """With every fault train.max_time_s began anew."""
+    seen = Seen([5] * 8, max_time_s=3600.0, seconds_before=3600.0)
+    assert seen.metrics["step"] == 0
+    assert seen.metrics["wall_time_s"] >= 3600
+    seen = Seen([5] * 8, max_time_s=3600.0, seconds_before=1800.0)
+    assert seen.metrics["step"] == 8
+    assert 1800 <= seen.metrics["wall_time_s"] < 3600
