@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raysb.loader import SelectiveLoader as SelectiveLoader
     from raysb.models import load_model as load_model
     from raysb.report.records import read_metrics as read_metrics
+    from raysb.scan.run import score as score
     from raysb.schema import Selection as Selection
     from raysb.schema import Source as Source
     from raysb.scoring.settings import Scoring as Scoring
@@ -58,6 +59,7 @@ _HOMES = {
     "read_metrics": "raysb.report.records",
     "ResourceError": "raysb.errors",
     "RunDirectoryError": "raysb.errors",
+    "score": "raysb.scan.run",
     "Scoring": "raysb.scoring.settings",
     "Selection": "raysb.schema",
     "SelectiveBackprop": "raysb.selection",
@@ -102,6 +104,7 @@ __all__ = [
     "pad",
     "read_audit",
     "read_metrics",
+    "score",
 ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -13,9 +14,13 @@ from torch import nn
 
 from raysb.config import Config, load
 from raysb.errors import ModelError, RunDirectoryError
-from raysb.nn.registry import MODELS, build_model, load_weights
+from raysb.nn.lora import merge_lora
+from raysb.nn.pretrained import load_weights, prepare
+from raysb.nn.registry import MODELS, build_model
+from raysb.nn.settings import Model
 from raysb.report.directory import CONFIG, MODEL
 from raysb.task import Inputs, inputs
+from raysb.training.checkpoint import frozen_digest, load_trained
 
 
 class TrainedModel(nn.Module):
@@ -53,28 +58,60 @@ def load_model(
 
     Raises:
         RunDirectoryError: There are no weights in this directory.
+        FileNotFoundError: The run did not end, its model has frozen parts, and the file of
+            `model.init` that they come from is gone.
         ModelError: The module does not fit the weights, or `model` is needed.
     """
     folder = Path(run)
     weights = _find_weights(folder)
     config = load(folder / CONFIG) if (folder / CONFIG).exists() else None
-    if model is not None:
-        module = model()
-    elif config is None or config.model.name not in MODELS:
+    build = partial(_seeded, model or _own(run, config, weights), config)
+    module = build()
+    merge_lora(module)  # of a builder that adapts: a file holds adapters merged, or apart
+    if frozen_digest(weights) is None:
+        load_weights(module, weights, key=f"load_model({str(run)!r})")
+    else:  # of a run that did not end: the file has the trained part only
+        module.load_state_dict(_completed(build(), config, weights).state_dict())
+    if config is not None:
+        data = config.data
+        module = TrainedModel(module, inputs(*data.inputs, mean=data.mean, std=data.std))
+    return module.eval()
+
+
+def _own(
+    run: str | os.PathLike[str], config: Config | None, weights: Path
+) -> Callable[[], nn.Module]:
+    """The builder of one of raysb's own models, as a file of weights needs it."""
+    if config is None or config.model.name not in MODELS:
         name = "the model" if config is None else f"model.name={config.model.name!r}"
         raise ModelError(
             f"load_model({str(run)!r}): {name} is not one of raysb's own ({', '.join(MODELS)}); "
             "pass model=... , the function that builds it"
         )
-    else:
-        settings = replace(config.model, init=None)  # its weights are about to be replaced
-        shape = _input_shape(config, weights)
-        module = build_from(replace(config, model=settings), shape)()
-    load_weights(module, weights)
+    settings = replace(config, model=bare(config.model))
+    return build_from(settings, _input_shape(config, weights))
+
+
+def _completed(model: nn.Module, config: Config | None, weights: Path) -> nn.Module:
+    """The model of a run whose file has the trained part only, adapters merged."""
     if config is not None:
-        data = config.data
-        module = TrainedModel(module, inputs(*data.inputs, mean=data.mean, std=data.std))
-    return module.eval()
+        prepare(model, config.model)
+    load_trained(model, weights)
+    merge_lora(model)
+    return model
+
+
+def _seeded(build: Callable[[], nn.Module], config: Config | None) -> nn.Module:
+    """Build as the run did: what was drawn and frozen lies in no file."""
+    with torch.random.fork_rng(devices=[]):
+        if config is not None:
+            torch.manual_seed(config.run.seed)
+        return build()
+
+
+def bare(settings: Model) -> Model:
+    """The settings of the model alone: all of it drawn, all of it trained."""
+    return replace(settings, init=None, init_exclude=(), freeze=(), adapter=None, adapter_args={})
 
 
 def build_from(config: Config, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
@@ -86,18 +123,25 @@ def build_from(config: Config, shape: tuple[int, ...]) -> Callable[[], nn.Module
     """
     pictures = len(shape) > 1
     return partial(
-        build_model,
+        _build_prepared,
         config.model,
         image_shape=shape if pictures else None,
         num_features=None if pictures else math.prod(shape),
     )
 
 
+def _build_prepared(settings: Model, **shapes: Any) -> nn.Module:
+    """The bare model, then what it starts from and what of it is trained."""
+    return prepare(build_model(bare(settings), **shapes), settings)
+
+
 def _input_shape(config: Config, weights: Path) -> tuple[int, ...]:
     """Shape of one row of the input: as resolved for pictures, else what the first layer takes."""
     if config.data.image_size is not None:
         return config.data.image_size
-    tensors = load_file(weights)  # of `mlp`, the one model for rows of numbers
+    # of `mlp`, the one model for rows of numbers; a frozen layer lies in the file it came from
+    partly = frozen_digest(weights) is not None and config.model.init is not None
+    tensors = load_file(weights) | (load_file(str(config.model.init)) if partly else {})
     first = tensors.get("layers.0.weight", tensors.get("head.weight"))
     return () if first is None else first.shape[1:]
 

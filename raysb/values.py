@@ -110,8 +110,16 @@ def _number(text: str) -> int | float:
     raise MismatchError
 
 
+_PYTHON = {"True": True, "False": False, "None": None}
+
+
 def read_value(text: str) -> Any:
-    """A value of unknown type: TOML (`0.9`, `[64, 64]`, `{a = 1}`), JSON (`null`), else text."""
+    """A value of unknown type: TOML (`0.9`, `[64, 64]`, `{a = 1}`), JSON (`null`), else text.
+
+    Python's `False` is no text: as one it would be true.
+    """
+    if text in _PYTHON:
+        return _PYTHON[text]
     for read in (_read_toml, json.loads, float):
         try:
             value = read(text)

@@ -2,7 +2,8 @@
 
 One array goes through the object store (a state_dict of torch tensors is copied on arrival, which
 takes 74 ms for 11 million parameters; a flat numpy array is mapped in .5 ms), and only what
-training changes is in it: parameters that require a gradient, and persistent buffers.
+training changes is in it: parameters that require a gradient, and persistent buffers of modules
+that are not frozen. Scorers build the frozen part themselves, as the worker does.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ import ray
 import torch
 from torch import nn
 
+from raysb.nn.freeze import trained_state
 from raysb.schema import Published
 
 _ALIGN = 64  # bytes: a cache line, and enough for every dtype's view
@@ -56,17 +58,6 @@ class FlatState:
         if not part.flags.writeable:
             part = part.copy()  # torch wraps no read-only memory; the copy is of one tensor
         return torch.from_numpy(part).view(tensor.dtype).view(tensor.shape)
-
-
-def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What training changes: parameters that require a gradient, and persistent buffers.
-
-    Tensors are detached and share the model's memory. A tied parameter appears once.
-    """
-    state = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
-    persistent = model.state_dict().keys()
-    state.update({k: b for k, b in model.named_buffers() if k in persistent})
-    return {k: tensor for k, tensor in state.items() if tensor.numel()}
 
 
 class WeightStore:

@@ -8,6 +8,8 @@ with group norm), and the running averages describe hard samples only. Hence `gr
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from raysb.nn.freeze import is_held
+
 _CHANNELS_PER_GROUP = 8
 _MAX_GROUPS = 32  # Wu & He 2018, section 4: 32 groups
 
@@ -44,4 +46,8 @@ def make_norm(kind: str, channels: int, *, dims: int = 2) -> nn.Module:
 
 def has_batch_statistics(model: nn.Module) -> list[str]:
     """Names of the modules whose output depends on the other rows of the batch while training."""
-    return [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and not is_held(module)
+    ]

@@ -3,11 +3,8 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from torch import nn
 
 from raysb.errors import ModelError
@@ -39,11 +36,11 @@ def build_model(
     num_features: int | None = None,
     num_classes: int | None = None,
 ) -> nn.Module:
-    """Build the model for inputs of one shape, with its initial weights.
+    """Build the bare model for inputs of one shape; `pretrained.prepare` does the rest.
 
     Args:
-        settings: Name, arguments, norm, number of classes and file of initial weights. Where the
-            name is an import path, the function behind it is called with `model.args` only.
+        settings: Name, arguments, norm and number of classes. Where the name is an import path,
+            the function behind it is called with `model.args` only.
         image_shape: (H, W, C) or (H, W) of a picture; for models of pictures, and for `mlp`.
         num_features: Numbers in a row, for `mlp` on data without pictures.
         num_classes: Outputs of the model where `model.num_classes` does not say.
@@ -54,8 +51,7 @@ def build_model(
     Raises:
         ValueError: For an unknown name or argument, or where the shape or the number of classes
             is missing.
-        FileNotFoundError: If `model.init` does not exist.
-        ModelError: If the import path builds no module, or `model.init` does not fit the model.
+        ModelError: If the import path builds no module.
     """
     builder = resolve(settings.name, MODELS, "model.name")
     given: tuple[Any, ...] = ()
@@ -73,28 +69,7 @@ def build_model(
             f"model.name={settings.name!r}: it returned {type(model).__name__}, "
             "not a torch.nn.Module; name a function or class that builds the module"
         )
-    if settings.init is not None:
-        load_weights(model, settings.init)
     return model
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Copy weights from a safetensors file into a model that has exactly these.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ModelError: If it is no safetensors file, or names and shapes differ from the model's.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"model.init={str(path)!r}: no such file")
-    try:
-        load_model(model, str(path))  # unlike load_state_dict, it knows of tied weights
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"model.init={str(path)!r}: does not fit {type(model).__name__}: {error}\n"
-            "  give the file of a model built with the same model.name, model.args, model.norm and "
-            "number of classes"
-        ) from error
 
 
 def _num_inputs(name: str, image_shape: tuple[int, ...] | None, num_features: int | None) -> int:

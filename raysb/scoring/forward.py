@@ -1,8 +1,9 @@
 """The forward pass that scores: no gradient, evaluation mode, and no trace left in the model."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from raysb.schema import Batch, Floats, concatenate, num_rows, take
-from raysb.task import Task
+from raysb.task import Task, TensorBatch
+
+T = TypeVar("T")
 
 CPU_ROWS = 64  # at once: what a layer writes stays in cache, 1.1 to 1.9 times the rows per second
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,33 +53,57 @@ def score(task: Task, model: nn.Module, batch: Batch, *, dtype: str = "float32")
         dtype: Of the forward pass, `float32`, `bfloat16` or `float16` (autocast); losses are
             float32.
     """
+    parts = each_part(task, model, batch, partial(_scores, task), dtype=dtype)
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def each_part(
+    task: Task,
+    model: nn.Module,
+    batch: Batch,
+    compute: Callable[[Any, TensorBatch], T],
+    *,
+    dtype: str = "float32",
+) -> list[T]:
+    """Outputs of a batch in evaluation mode, part by part, and what is computed from them.
+
+    See `score`, which is one use of it: nothing is left behind in the model.
+
+    Args:
+        task: How the batch reaches the model.
+        model: On whatever device it is.
+        batch: n rows.
+        compute: `(outputs, tensors) -> result` of one part.
+        dtype: Of the forward pass.
+
+    Returns:
+        The results in the order of the rows; of a batch without rows the result of an empty part.
+    """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     forked = [device.index or 0] if device.type == "cuda" else []
     low_precision = torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32")
     rows = num_rows(batch)
     at_once = CPU_ROWS if device.type == "cpu" else rows
+    results = []
     with (
         torch.random.fork_rng(devices=forked),
         evaluation_mode(model),
         torch.no_grad(),
         low_precision,
     ):
-        parts = [
-            _score(task, model, take(batch, slice(start, start + at_once)), device)
-            for start in range(0, max(rows, 1), max(at_once, 1))
-        ]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+        for start in range(0, max(rows, 1), max(at_once, 1)):
+            tensors = task.tensors(take(batch, slice(start, start + at_once)), device)
+            results.append(compute(task.outputs(model, tensors), tensors))
+    return results
 
 
-def _score(task: Task, model: nn.Module, batch: Batch, device: torch.device) -> Scores:
-    tensors = task.tensors(batch, device)
-    outputs = task.outputs(model, tensors)
+def _scores(task: Task, outputs: Any, tensors: TensorBatch) -> Scores:
     losses = task.losses(outputs, tensors).float()
     correct = task.correctness(outputs, tensors)
     return Scores(
         losses.cpu().numpy(),
         None if correct is None else correct.cpu().numpy(),
-        {name: _array(column(outputs, tensors)) for name, column in task.extra.items()},
+        {name: to_array(column(outputs, tensors)) for name, column in task.extra.items()},
     )
 
 
@@ -89,5 +116,6 @@ def _joined(parts: list[Scores]) -> Scores:
     )
 
 
-def _array(column: torch.Tensor) -> npt.NDArray[np.generic]:
+def to_array(column: torch.Tensor) -> npt.NDArray[np.generic]:
+    """A tensor as numpy has it; bfloat16 becomes float32."""
     return (column.float() if column.dtype == torch.bfloat16 else column).cpu().numpy()

@@ -1,0 +1,72 @@
+"""`raysb eval`: judge a finished run again, or on other rows."""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from raysb.commands.options import JSON, OK, UsageError, take_options
+
+if TYPE_CHECKING:
+    from raysb.evaluate import Evaluated
+
+HELP = """\
+usage: raysb eval RUN_DIR [--data.test PATH] [--section.key VALUE ...] [--json] [--help]
+
+Loads model.safetensors with the configuration of the run and evaluates it: on the rows that the
+run tested on, or on others.
+
+  RUN_DIR                         directory that `raysb train` named at its end
+  --data.test PATH                other rows: parquet, or a demo set
+  --json                          one JSON object
+
+Settings of the run may be given anew, e.g. --eval.batch_size 64 or --train.use_gpu false. A model
+or a loss that is code of yours is imported only when it is named here:
+--model.name package.module:function
+"""
+
+MOST_CLASSES = 20  # lines of the table; a thousand classes are read from --json
+
+
+def run(words: list[str]) -> int:
+    """Evaluate; returns the exit code."""
+    given = take_options(words, {"json": JSON})
+    (folder,), flags = given.positional("RUN_DIR")
+    if wrong := [flag for flag in flags if flag.startswith("--config")]:
+        raise UsageError(f"{wrong[0]}: the configuration is that of the run, {folder}/config.toml")
+    from raysb.evaluate import evaluate_run
+
+    result = evaluate_run(folder, flags)
+    text = json.dumps(result.as_json()) if given.has("json") else "\n".join(lines(result))
+    sys.stdout.write(text + "\n")
+    return OK
+
+
+def lines(result: "Evaluated") -> list[str]:
+    """What people read: the figures, how they compare with the run's own, and the classes."""
+    found = [f"{result.run}: {result.num_rows:,} rows, {result.rows}", _figures(result.metrics)]
+    if result.recorded is not None:
+        equal = result.recorded == result.metrics
+        said = "the same" if equal else _figures(result.recorded)
+        found.append(f"recorded at the end of the run: {said}")
+    return found + _class_lines(result)
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    error = [f"error {metrics['eval/error']:.2%}"] if "eval/error" in metrics else []
+    return ", ".join([*error, f"loss {metrics['eval/loss']:.4g}"])
+
+
+def _class_lines(result: "Evaluated") -> list[str]:
+    from raysb.layout import aligned
+
+    if result.worst is None:
+        return []
+    shown = list(result.classes)
+    if len(shown) > MOST_CLASSES:
+        shown = sorted(shown, key=lambda each: -each.error)[:MOST_CLASSES]
+    rows = [("class", "rows", "wrong", "error")]
+    rows += [(str(c.label), f"{c.num_rows:,}", f"{c.num_wrong:,}", f"{c.error:.2%}") for c in shown]
+    table = ["", *aligned(rows, right=range(4))]
+    if len(shown) < len(result.classes):
+        table.append(f"the worst {len(shown)} of {len(result.classes)} classes; all with --json")
+    return [*table, f"worst: class {result.worst.label}, error {result.worst.error:.2%}"]

@@ -1,0 +1,83 @@
+"""Ray's token authentication, and who can read the token."""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from raysb.doctor.findings import NOTE, OK, WRONG, Finding
+
+
+def check_token(env: Mapping[str, str], home: Path, *, joins: str | None) -> Iterator[Finding]:
+    """Ray's token authentication, which raysb turns on unless RAY_AUTH_MODE says otherwise.
+
+    Ray takes the token from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from
+    ~/.ray/auth_token, in this order; a cluster of one's own writes the last where there is none.
+
+    Args:
+        env: The environment.
+        home: The home folder.
+        joins: Address of the cluster to join, or `None`.
+    """
+    mode = env.get("RAY_AUTH_MODE", "token").lower()
+    on = mode == "token"
+    yield Finding(
+        topic="ray",
+        name="token authentication",
+        status=OK if on else NOTE,
+        said="on"
+        if on
+        else f"off (RAY_AUTH_MODE={mode}): whoever reaches its ports runs code on it",
+        mend="" if on else "unset RAY_AUTH_MODE",
+        data={"on": on, "mode": mode},
+    )
+    if not on:
+        return
+    if env.get("RAY_AUTH_TOKEN"):
+        yield _token(OK, "from the environment, RAY_AUTH_TOKEN")
+        return
+    named = env.get("RAY_AUTH_TOKEN_PATH")
+    yield check_token_file(Path(named or home / ".ray" / "auth_token"), bool(named), joins)
+
+
+def check_token_file(path: Path, named: bool, joins: str | None) -> Finding:
+    """The file of the token: there, readable, and by nobody else.
+
+    Args:
+        path: The file.
+        named: Whether RAY_AUTH_TOKEN_PATH names it; Ray then writes none itself.
+        joins: Address of the cluster to join, or `None`.
+    """
+    if not path.exists():
+        if named or joins:
+            mend = f"copy the cluster's token to {path}, or name it with RAY_AUTH_TOKEN_PATH"
+            if not joins:
+                mend = f"`ray get-auth-token --generate`, and unset RAY_AUTH_TOKEN_PATH={path}"
+            return _token(WRONG, f"there is no {path}: Ray would refuse to connect", mend)
+        return _token(OK, f"Ray writes {path} at its first start")
+    if not os.access(path, os.R_OK) or not path.is_file():
+        return _token(WRONG, f"{path} cannot be read", f"chmod 600 {path}, as its owner")
+    if not path.read_text().strip():
+        return _token(WRONG, f"{path} is empty", f"remove {path}; Ray writes a new one")
+    mode = stat.filemode(path.stat().st_mode)
+    if others := readers_besides(path):
+        said = f"{path} ({mode}) can be read by {others}, who could run code on the cluster"
+        return _token(NOTE, said, f"chmod 600 {path}")
+    return _token(OK, f"{path} ({mode}), readable by its owner alone")
+
+
+def readers_besides(path: Path) -> str:
+    """Who but the owner can read a file, folders above it counted: group, others; empty: nobody."""
+    found = []
+    for who, read, enter in (
+        ("its group", stat.S_IRGRP, stat.S_IXGRP),
+        ("everybody", stat.S_IROTH, stat.S_IXOTH),
+    ):
+        open_to = path.stat().st_mode & read
+        if open_to and all(above.stat().st_mode & enter for above in path.absolute().parents):
+            found.append(who)
+    return " and ".join(found)
+
+
+def _token(status: str, said: str, mend: str = "") -> Finding:
+    return Finding(topic="ray", name="token", status=status, said=said, mend=mend)

@@ -1,0 +1,247 @@
+"""A finished run judged again, on the rows that it held out or on others: `raysb eval`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from raysb.config import Config, load
+from raysb.device import device_here
+from raysb.errors import DataError, ModelError, RunDirectoryError
+from raysb.losses import build_loss
+from raysb.models import TrainedModel, bare, build_from, load_model
+from raysb.nn.registry import MODELS
+from raysb.report.directory import CONFIG
+from raysb.report.records import read_metrics
+from raysb.run import has_classes
+from raysb.schema import Source
+from raysb.source.open import Sources, open_sources
+from raysb.task import Task, TensorBatch, inputs
+from raysb.training.evaluation import evaluate
+from raysb.training.exchange import Exchange
+
+FIGURES = ("eval/error", "eval/loss")
+
+
+@dataclass(frozen=True)
+class ClassError:
+    """What a model makes of the rows of one class."""
+
+    label: int
+    num_rows: int
+    num_wrong: int
+
+    @property
+    def error(self) -> float:
+        """Share of its rows that are taken for another class, in [0, 1]."""
+        return self.num_wrong / self.num_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What evaluating a run gave.
+
+    Args:
+        run: The run directory.
+        rows: Which rows, in words.
+        num_rows: How many.
+        metrics: `eval/loss` and, where right and wrong can be told apart, `eval/error` in [0, 1].
+        classes: By label, those that occur; empty where rows have no class.
+        recorded: What the run itself says of the same rows at its end; `None` of other rows.
+    """
+
+    run: str
+    rows: str
+    num_rows: int
+    metrics: dict[str, float]
+    classes: tuple[ClassError, ...]
+    recorded: dict[str, float] | None
+
+    @property
+    def worst(self) -> ClassError | None:
+        """The class with the largest error, the first of several."""
+        return max(self.classes, key=lambda each: each.error, default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as numbers, text and lists of them."""
+        classes = [
+            {"class": c.label, "rows": c.num_rows, "wrong": c.num_wrong, "error": c.error}
+            for c in self.classes
+        ]
+        return {
+            "run": self.run,
+            "data": self.rows,
+            "rows": self.num_rows,
+            **{k: v if math.isfinite(v) else None for k, v in self.metrics.items()},
+            "classes": classes,
+            "worst_class": None if self.worst is None else self.worst.label,
+            "recorded": self.recorded,
+        }
+
+
+class ByClass:
+    """Counts right and wrong predictions by class, while an evaluation asks for them.
+
+    Args:
+        rule: `(outputs, batch) -> bool [B]`, whether each prediction was right.
+        target: Column of the class, integers from 0; rows with a negative one have none.
+    """
+
+    def __init__(self, rule: Any, target: str) -> None:
+        self._rule = rule
+        self._target = target
+        self._counts = np.zeros((0, 2), np.int64)  # of each class: rows, wrong ones
+
+    def __call__(self, outputs: Any, batch: TensorBatch) -> torch.Tensor:
+        """What the rule says, counted."""
+        right: torch.Tensor = self._rule(outputs, batch)
+        labels = batch[self._target]
+        if labels.dim() == 1 and not labels.is_floating_point():
+            self._count(labels.cpu().numpy(), right.bool().cpu().numpy())
+        return right
+
+    def _count(self, labels: npt.NDArray[np.integer], right: npt.NDArray[np.bool_]) -> None:
+        known = labels >= 0
+        size = max(len(self._counts), int(labels.max(initial=-1)) + 1)
+        counts = [np.bincount(labels[m], minlength=size) for m in (known, known & ~right)]
+        self._counts = np.pad(self._counts, ((0, size - len(self._counts)), (0, 0)))
+        self._counts += np.stack(counts, axis=1)
+
+    @property
+    def classes(self) -> tuple[ClassError, ...]:
+        """The classes that occurred."""
+        found = enumerate(self._counts.tolist())
+        return tuple(ClassError(label, rows, wrong) for label, (rows, wrong) in found if rows)
+
+
+def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
+    """Evaluate a run's weights with its own configuration.
+
+    Args:
+        run: Directory of a run of `raysb train`.
+        flags: Settings that take the place of the run's: `--data.test PATH` names other rows.
+
+    Raises:
+        RunDirectoryError: This is no such directory, or it holds no weights.
+        ModelError: Model or loss are the user's own code and no flag names them.
+        DataError: The rows cannot be used, or none were held out.
+        ValueError: A setting that cannot be used.
+    """
+    folder = Path(run)
+    config, same_rows = _read(folder, flags)
+    _refuse_foreign_code(config, flags)
+    sources, source, named = open_test_rows(config)
+    task = _task(config, sources)
+    if config.train.num_threads:
+        torch.set_num_threads(config.train.num_threads)
+    trained = load_model(folder, model=lambda: task.build(config.run.seed))
+    module = trained.module if isinstance(trained, TrainedModel) else trained
+    module.to(device_here(config.train.use_gpu))
+    by_class = ByClass(task.correct, config.data.target) if config.data.target else None
+    if task.correct is not None and by_class is not None:
+        task = replace(task, correct=by_class)
+    metrics = evaluate(
+        task, module, source, Exchange(alone=True), batch_size=config.eval.batch_size
+    )
+    return Evaluated(
+        run=run,
+        rows=named,
+        num_rows=source.num_rows,
+        metrics=metrics,
+        classes=by_class.classes if by_class is not None else (),
+        recorded=_recorded(folder) if same_rows else None,
+    )
+
+
+def open_test_rows(config: Config) -> tuple[Sources, Source, str]:
+    """What a resolved configuration tests on, opened; the training set only where it holds it.
+
+    Returns:
+        What is known of the rows, the rows to test on, and their name for people.
+
+    Raises:
+        DataError: The rows cannot be used, or none were held out.
+        FileNotFoundError: They are not there.
+    """
+    data = config.data
+    opened, alone = data, data.test is not None
+    if data.test is not None:  # the training set may lie elsewhere by now
+        opened = replace(data, train=data.test, test=None, test_fraction=0.0)
+    try:
+        sources = open_sources(
+            opened,
+            seed=config.run.seed,
+            num_classes=config.model.num_classes,
+            labels=has_classes(config),
+        )
+    except (DataError, FileNotFoundError) as error:
+        if not alone:
+            raise
+        raise type(error)(str(error).replace("data.train", "data.test")) from error
+    if sources.eval is not None:
+        return sources, sources.eval, f"the rows held out of {opened.train}"
+    if not alone:
+        raise DataError(
+            f"data.train={data.train}, data.test=none: the run held no rows out, so there are none "
+            "to evaluate on; name some with --data.test PATH"
+        )
+    return sources, sources.train, str(data.test)
+
+
+def _read(folder: Path, flags: Sequence[str]) -> tuple[Config, bool]:
+    """The run's configuration with the flags, and whether it tests on the run's own rows."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise RunDirectoryError(
+            f"{folder} holds no {CONFIG}: give the directory that `raysb train` named at its end; "
+            "of a run from Python, raysb.load_model(path, model=...) gives the model"
+        )
+    own = load(file)
+    # a test set that is named takes the place of a fraction that was held out
+    named = any(flag.removeprefix("--").startswith("data.test") for flag in flags)
+    config = load(file, [*(["--data.test_fraction=0"] if named else []), *flags])
+    return config, config.data == own.data
+
+
+def _refuse_foreign_code(config: Config, flags: Sequence[str]) -> None:
+    """Code is imported by a name that the caller gives, never by one that lies in a file."""
+    on_line = " ".join(flags).replace("-", "_")
+    own_loss = not set(config.train.loss) & set(".:")
+    for key, value, ours in (
+        ("model.name", config.model.name, config.model.name in MODELS),
+        ("train.loss", config.train.loss, own_loss),
+    ):
+        if not ours and key not in on_line:
+            raise ModelError(
+                f"{key}={value} ({CONFIG} of the run): this is code of yours, which is imported "
+                f"only where the command line names it; add --{key} {value}"
+            )
+
+
+def _task(config: Config, sources: Sources) -> Task:
+    data = config.data
+    loss = build_loss(config.train.loss, data.target, config.train.loss_args)
+    settings = bare(config.model)  # what it starts from lies in the run's weights
+    return Task(
+        model=build_from(replace(config, model=settings), sources.shapes[data.inputs[0]]),
+        forward=inputs(*data.inputs, mean=data.mean, std=data.std),
+        loss=loss,
+        correct=getattr(loss, "correct", None),
+    )
+
+
+def _recorded(folder: Path) -> dict[str, float] | None:
+    """The figures of the run's last evaluation."""
+    try:
+        lines = read_metrics(folder)
+    except RunDirectoryError:
+        return None
+    for line in reversed(lines):
+        if line["kind"] in ("epoch", "eval") and FIGURES[1] in line:
+            return {name: line[name] for name in FIGURES if line.get(name) is not None}
+    return None

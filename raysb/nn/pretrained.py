@@ -1,0 +1,108 @@
+"""A model as it is trained: with weights from a file, adapters, frozen parts."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from raysb.errors import ModelError
+from raysb.imports import call
+from raysb.nn.freeze import freeze
+from raysb.nn.lora import add_lora
+from raysb.nn.patterns import chosen
+from raysb.nn.settings import Model
+
+ADAPTERS = {"lora": add_lora}
+INIT, EXCLUDE = "model.init", "model.init_exclude"
+_SHOWN = 6  # tensors in a message
+
+
+def prepare(model: nn.Module, settings: Model) -> nn.Module:
+    """Load `model.init` into a fresh model, then adapt or freeze it; returns the model.
+
+    Raises:
+        FileNotFoundError: If `model.init` does not exist.
+        ModelError: If it does not fit the model.
+        ValueError: If a pattern matches nothing, or nothing would be trained.
+    """
+    if settings.init is not None:
+        load_weights(model, settings.init, exclude=settings.init_exclude)
+    if settings.adapter is not None:
+        call(ADAPTERS[settings.adapter], (model,), settings.adapter_args, "model.adapter_args")
+    if settings.freeze:
+        freeze(model, settings.freeze)
+    return model
+
+
+def load_weights(
+    model: nn.Module, path: str | Path, *, exclude: Iterable[str] = (), key: str = INIT
+) -> None:
+    """Copy weights from a safetensors file into a model that has exactly these.
+
+    Args:
+        model: Changed in place, and only if everything fits.
+        path: The file; of tied tensors it holds one.
+        exclude: Globs of names, as in `raysb.nn.freeze`, that are not loaded: these tensors of the
+            model stay as they are, those of the file are passed over.
+        key: The setting that the path was given for, for messages.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ModelError: If it is no safetensors file, or names and shapes differ from the model's.
+        ValueError: If a pattern matches nothing, or everything.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{key}={str(path)!r}: no such file")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{key}={str(path)!r}: is no safetensors file: {error}") from error
+    own = model.state_dict()
+    left_out = chosen({**own, **tensors}.keys(), exclude, EXCLUDE)
+    wanted = {name: tensor for name, tensor in own.items() if name not in left_out}
+    given = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    if not wanted:
+        raise ValueError(f"{EXCLUDE}={list(exclude)!r}: nothing of {path} would be loaded")
+    if wrong := _differences(wanted, given, own):
+        raise ModelError(_does_not_fit(model, key, path, wrong))
+    model.load_state_dict(given, strict=False)
+
+
+def _differences(
+    wanted: dict[str, torch.Tensor], given: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
+) -> dict[str, str]:
+    """What does not fit, by name."""
+    there = {_place(own[name]) for name in given if name in own}
+    wrong = {}
+    for name, tensor in wanted.items():
+        if name not in given and tensor.numel() and _place(tensor) not in there:
+            wrong[name] = f"{list(tensor.shape)} in the model, not in the file"
+        elif name in given and given[name].shape != tensor.shape:
+            wrong[name] = (
+                f"{list(tensor.shape)} in the model, {list(given[name].shape)} in the file"
+            )
+    for name in given.keys() - wanted.keys():
+        wrong[name] = f"{list(given[name].shape)} in the file, not in the model"
+    return wrong
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, torch.Size]:
+    """Equal for tied tensors."""
+    return tensor.data_ptr(), tensor.shape
+
+
+def _does_not_fit(model: nn.Module, key: str, path: str | Path, wrong: dict[str, str]) -> str:
+    lines = [f"    {name}: {text}" for name, text in sorted(wrong.items())]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"    and {len(lines) - _SHOWN} more"]
+    advice = (
+        "  give the file of a model built with the same model.name, model.args, model.norm and "
+        "number of classes"
+    )
+    modules = sorted({name.rpartition(".")[0] or name for name in wrong})
+    if key == INIT and len(modules) <= _SHOWN:
+        advice += f"\n  or leave out what does not fit: {EXCLUDE}={modules}"
+    return "\n".join([f"{key}={str(path)!r}: does not fit {type(model).__name__}:", *lines, advice])

@@ -1,0 +1,1 @@
+"""`raysb score`: the scoring stage alone, over every row once, into a parquet file."""
