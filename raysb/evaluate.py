@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from raysb.config import Config, load
 from raysb.device import device_here
 from raysb.errors import DataError, ModelError, RunDirectoryError
-from raysb.losses import build_loss
+from raysb.losses import LOSSES, build_loss
 from raysb.models import TrainedModel, bare, build_from, load_model
 from raysb.nn.registry import MODELS
 from raysb.report.directory import CONFIG
@@ -128,7 +129,8 @@ def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
 
     Raises:
         RunDirectoryError: This is no such directory, or it holds no weights.
-        ModelError: Model or loss are the user's own code and no flag names them.
+        ModelError: Model or loss are the user's own code and no flag names them, or the weights
+            cannot be read.
         DataError: The rows cannot be used, or none were held out.
         ValueError: A setting that cannot be used.
     """
@@ -139,7 +141,13 @@ def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
     task = _task(config, sources)
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
-    trained = load_model(folder, model=lambda: task.build(config.run.seed))
+    try:
+        trained = load_model(folder, model=lambda: task.build(config.run.seed))
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder}: its weights are no safetensors file, or not all of one ({error}): copy the "
+            "directory again, or train again"
+        ) from error
     module = trained.module if isinstance(trained, TrainedModel) else trained
     module.to(device_here(config.train.use_gpu))
     by_class = ByClass(task.correct, config.data.target) if config.data.target else None
@@ -210,13 +218,12 @@ def _read(folder: Path, flags: Sequence[str]) -> tuple[Config, bool]:
 
 def _refuse_foreign_code(config: Config, flags: Sequence[str]) -> None:
     """Code is imported by a name that the caller gives, never by one that lies in a file."""
-    on_line = " ".join(flags).replace("-", "_")
-    own_loss = not set(config.train.loss) & set(".:")
-    for key, value, ours in (
-        ("model.name", config.model.name, config.model.name in MODELS),
-        ("train.loss", config.train.loss, own_loss),
+    named = load(None, flags)
+    for key, known, value, on_line in (
+        ("model.name", MODELS, config.model.name, named.model.name),
+        ("train.loss", LOSSES, config.train.loss, named.train.loss),
     ):
-        if not ours and key not in on_line:
+        if value not in known and value != on_line:
             raise ModelError(
                 f"{key}={value} ({CONFIG} of the run): this is code of yours, which is imported "
                 f"only where the command line names it; add --{key} {value}"

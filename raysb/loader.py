@@ -27,7 +27,6 @@ from raysb.scoring.ledger import Cursor
 from raysb.scoring.settings import Scoring
 from raysb.selection import Selector
 from raysb.selection.batcher import Batcher
-from raysb.source.items import ItemSource
 from raysb.source.open import open_sources
 from raysb.source.plan import PoolPlan
 from raysb.source.settings import Data
@@ -103,9 +102,8 @@ class SelectiveLoader:
     ) -> None:
         _check_counts(batch_size=batch_size, epochs=epochs)
         data = data or Data()
-        source = _source(rows, data, seed)
         spec = StreamSpec.of(
-            open_sources(data, seed=seed, train=source, labels=isinstance(loss, CrossEntropy)),
+            open_sources(data, seed=seed, train=rows, labels=isinstance(loss, CrossEntropy)),
             data,
             model=lambda: deepcopy(model),  # only to try the first rows: the live one stays as is
             loss=loss,
@@ -265,22 +263,6 @@ class _Pools(LocalStream):
         self.num_steps += 1
         if self._model is not None:
             self._publish(self._model)
-
-
-def _source(rows: Any, data: Data, seed: int) -> Any:
-    """Rows that `open_sources` knows; a data set of torch is told by what it can do."""
-    known = isinstance(rows, str | Mapping | list | tuple) or hasattr(rows, "read")
-    if known or type(rows).__module__.startswith("ray.data"):
-        return rows
-    if isinstance(rows, torch.utils.data.IterableDataset):
-        raise TypeError(
-            f"SelectiveLoader({type(rows).__name__}): an IterableDataset has no row numbers, so no "
-            "row could be found again. Give a map-style data set, or a Source of your own"
-        )
-    if hasattr(rows, "__getitem__") and hasattr(rows, "__len__"):
-        target = () if data.target is None else (data.target,)
-        return ItemSource(rows, (*data.inputs, *target), seed=seed)
-    return rows
 
 
 def _reread(spec: StreamSpec, plan: PoolPlan, known: Batch) -> list[Batch]:

@@ -40,8 +40,8 @@ class SelectiveStream:
     """Rows that are worth a backward pass, for any Ray Train loop.
 
     Args:
-        rows: Parquet files (path, folder, glob or URI), arrays by column, a `ray.data.Dataset`, or
-            any `Source`.
+        rows: Parquet files (path, folder, glob or URI), arrays by column, a map-style data set of
+            torch, a `ray.data.Dataset`, or any `Source`.
         model: `() -> nn.Module`; scorers build their copies with it.
         loss: `(outputs, batch) -> [B]`.
         forward: `(model, batch) -> outputs`; by default the model is called with `data.inputs`.

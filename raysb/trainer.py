@@ -35,7 +35,7 @@ class SelectiveTrainer:
         model: `() -> nn.Module`, a function that every process can call.
         loss: `(outputs, batch) -> float [B]`, e.g. `raysb.losses.cross_entropy("label")`.
         datasets: `"train"` and, to evaluate, `"eval"`: parquet (path, folder, glob, URI), arrays by
-            column, a `ray.data.Dataset`, or any `Source`.
+            column, a map-style data set of torch, a `ray.data.Dataset`, or any `Source`.
         forward: `(model, batch) -> outputs`; by default the model is called with `data.inputs`.
         selector: Which rows to keep; default `SelectiveBackprop()`.
         optimizer: Class, partial of one, or `(model) -> Optimizer`; default: `training.optimizer`.

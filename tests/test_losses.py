@@ -100,6 +100,31 @@ def test_check_labels_says_how_many_classes_would_do():
     losses.check_labels(np.zeros(0, np.int64), 10)
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_label_outside_the_classes_is_told_with_the_id_of_its_sample(dense):
+    """A pool is shuffled: of row 2 of a batch nobody could find the file."""
+    y, z = torch.tensor([0, 1, 9, 2]), numbers(4, C)
+    if dense:
+        y, z = y[:, None, None].repeat(1, 3, 2), z[:, :, None, None].repeat(1, 1, 3, 2)
+    batch = {"y": y, "id": torch.tensor([11, 12, 13_000_000_007, 14])}
+    with pytest.raises(ModelError, match="label 9 of the sample with id 13000000007, row 2 of"):
+        losses.cross_entropy("y")(z, batch)
+
+
+def test_a_token_is_told_with_the_id_of_its_sequence_whatever_is_padded():
+    z, y = sequences()
+    y[0, :2], y[3, 1] = -100, 77
+    batch = {"y": y, "id": torch.arange(40, 40 + len(y))}
+    with pytest.raises(ModelError, match="label 77 of the sample with id 43, row 3 of column 'y'"):
+        losses.sequence_cross_entropy("y")(z, batch)
+
+
+def test_what_is_no_distribution_is_told_with_the_id_of_its_sample():
+    batch = {"y": torch.tensor([[0.5, 0.5], [0.9, 0.9]]), "id": torch.tensor([70, 71])}
+    with pytest.raises(ModelError, match=r"row 1 of the batch \(the sample with id 71\)"):
+        losses.soft_cross_entropy("y")(torch.zeros(2, 2), batch)
+
+
 @pytest.mark.parametrize("labels", [np.array([1.5, 2.0]), np.array(["cat", "dog"])])
 def test_labels_that_are_no_integers_are_refused(labels):
     with pytest.raises(ModelError, match=r"'label' is .*wants integers.*train\.loss=mse"):

@@ -20,6 +20,7 @@ from raysb.losses.outputs import (
     logits_of,
     mean_of_rest,
 )
+from raysb.schema import ID
 
 # no label is ignored unless asked for: torch's own default gives -100 a loss of 0 without a word
 _NO_LABEL = -(2**62)
@@ -53,7 +54,7 @@ class CrossEntropy:
         logits = at_least_float32(logits_of(outputs))
         labels = self._labels(logits, batch)
         losses = class_cross_entropy(
-            logits, labels, self.target, _NO_LABEL, label_smoothing=self.label_smoothing
+            logits, labels, self.target, _NO_LABEL, batch, label_smoothing=self.label_smoothing
         )
         return mean_of_rest(losses)
 
@@ -114,17 +115,24 @@ class SoftCrossEntropy:
                 f"{list(logits.shape)}: of classes as integers, set train.loss=cross_entropy"
             )
         if wanted.device.type == "cpu":  # where it costs nothing: the first rows are tried there
-            _check_distributions(wanted, self.target)
+            _check_distributions(wanted, self.target, batch)
         return wanted.to(logits.dtype)
 
 
-def check_labels(labels: npt.NDArray[Any], num_classes: int, target: str = "label") -> None:
+def check_labels(
+    labels: npt.NDArray[Any],
+    num_classes: int,
+    target: str = "label",
+    ids: npt.NDArray[np.int64] | None = None,
+) -> None:
     """Check labels once, before training: on a GPU, a wrong one would kill the process later.
 
     Args:
-        labels: Integers. [...]
+        labels: Integers. [B, ...]
         num_classes: C; every label must be in [0, C).
         target: Name of their column, for the message.
+        ids: Keys of the samples, for the message: a row of a shuffled batch is found by no other
+            name. [B]
 
     Raises:
         ModelError: If one is not a class.
@@ -133,26 +141,36 @@ def check_labels(labels: npt.NDArray[Any], num_classes: int, target: str = "labe
         raise ModelError(_not_classes(target, labels.dtype))
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
-        raise ModelError(_outside(labels.reshape(-1)[wrong], num_classes, target, int(wrong[0])))
+        row = int(wrong[0]) // (labels.size // len(labels))  # of dense labels a row has several
+        where = f"in row {row}" if ids is None else f"of the sample with id {ids[row]}, row {row}"
+        raise ModelError(_outside(labels.reshape(-1)[wrong], num_classes, target, where))
 
 
-def _check_distributions(wanted: torch.Tensor, target: str) -> None:
+def _check_distributions(wanted: torch.Tensor, target: str, batch: Batch) -> None:
     sums = wanted.sum(1, dtype=torch.float32)
     wrong = ~((sums - 1).abs() <= _SUM_TOLERANCE) | (wanted < 0).any(1)  # a NaN is no sum
     if wrong.any():
         row = int(wrong.reshape(len(wanted), -1).any(1).nonzero()[0])
+        ids = _ids(batch, len(wanted))
+        sample = "" if ids is None else f" (the sample with id {ids[row]})"
         raise ModelError(
-            f"row {row} of the batch: column {target!r} is no distribution over the classes: "
-            f"{wanted[row].flatten()[:8].tolist()} must not be negative and must have the sum 1; "
-            "divide by the sum, or take the softmax of logits first"
+            f"row {row} of the batch{sample}: column {target!r} is no distribution over the "
+            f"classes: {wanted[row].flatten()[:8].tolist()} must not be negative and must have "
+            "the sum 1; divide by the sum, or take the softmax of logits first"
         )
 
 
-def _outside(wrong: npt.NDArray[Any], num_classes: int, target: str, row: int) -> str:
+def _ids(batch: Batch, rows: int) -> npt.NDArray[np.int64] | None:
+    """Keys of the samples, where the batch has one for each row."""
+    ids = batch.get(ID)
+    return None if ids is None or ids.shape != (rows,) else ids.cpu().numpy()
+
+
+def _outside(wrong: npt.NDArray[Any], num_classes: int, target: str, where: str) -> str:
     value, largest = int(wrong[0]), int(wrong.max())
     remedy = f"set model.num_classes={largest + 1}" if wrong.min() >= 0 else "relabel these rows"
     return (
-        f"label {value} in row {row} of column {target!r} is outside the {num_classes} classes "
+        f"label {value} {where} of column {target!r} is outside the {num_classes} classes "
         f"[0, {num_classes}): {remedy}, or name another column (data.target)"
     )
 
@@ -165,14 +183,19 @@ def _not_classes(target: str, dtype: Any) -> str:
 
 
 def class_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, target: str, ignore: int, **args: Any
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    target: str,
+    ignore: int,
+    batch: Batch,
+    **args: Any,
 ) -> torch.Tensor:
-    """torch's, except that a label outside the classes is told by name."""
+    """torch's, except that a label outside the classes is told by name and by its sample."""
     if labels.is_floating_point():
         return F.cross_entropy(logits, labels, reduction="none", **args)
     try:
         return F.cross_entropy(logits, labels, reduction="none", ignore_index=ignore, **args)
     except IndexError as error:
-        rows = labels.reshape(-1).cpu().numpy()
-        check_labels(rows[rows != ignore], logits.shape[1], target)
+        known = labels.masked_fill(labels == ignore, 0).cpu().numpy()
+        check_labels(known, logits.shape[1], target, _ids(batch, len(known)))
         raise ModelError(f"cross-entropy on column {target!r}: {error}") from error

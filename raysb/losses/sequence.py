@@ -39,7 +39,9 @@ class SequenceCrossEntropy:
     def __call__(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Loss of each row. [B]."""
         logits, tokens = self._aligned(at_least_float32(logits_of(outputs)), batch)
-        losses = class_cross_entropy(logits.transpose(1, 2), tokens, self.target, self.ignore_index)
+        losses = class_cross_entropy(
+            logits.transpose(1, 2), tokens, self.target, self.ignore_index, batch
+        )
         return losses.sum(1) / (tokens != self.ignore_index).sum(1).clamp(min=1)
 
     def correct(self, outputs: Any, batch: Batch) -> torch.Tensor:

@@ -14,8 +14,10 @@ eval/loss, eval/error      of the last evaluation
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO, TypeAlias
@@ -153,18 +155,31 @@ class Console:
         self._due_s = FIRST_GAP_S
         self._thinning = Thinning()
         self._lock = Lock()
+        self._gone = False  # nobody reads the stream any more
 
     def line(self, text: str, *, show: bool = True) -> None:
         """Write one line into the log, and show it."""
         with self._lock:
-            if show:
-                stream = self._stream or sys.stdout
-                stream.write(text + "\n")
-                stream.flush()
+            if show and not self._gone:
+                self._show(text)
             if self._log is None:
                 self._lines.append(text)
             else:
                 self._log.write(text + "\n")
+
+    def _show(self, text: str) -> None:
+        stream = self._stream or sys.stdout
+        try:
+            stream.write(text + "\n")
+            stream.flush()
+        except OSError as error:  # `| head` has left, the disk is full: the run is worth more
+            self._gone = True
+            _discard(stream)
+            with suppress(OSError):
+                sys.stderr.write(
+                    f"raysb: the output cannot be written ({error.strerror}); the run goes on, and "
+                    "run.log has every line\n"
+                )
 
     def log_to(self, path: Path) -> None:
         """Write every line also into a file, with those that came before it existed."""
@@ -208,6 +223,12 @@ class Console:
         seconds = float(record["wall_time_s"])
         self._due_s = seconds + max(FIRST_GAP_S, seconds * GAP_GROWTH)
         self._shown = {key: record[key] for key in _COUNTS if key in record}
+
+
+def _discard(stream: TextIO) -> None:
+    """Lead a stream nowhere, else what it still holds is an error when the process ends."""
+    with suppress(OSError), open(os.devnull, "w") as nowhere:  # not every stream has a file
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _stopped(reason: str | None) -> str:

@@ -13,6 +13,7 @@ from raysb.schema import ID, Source
 from raysb.source.arrays import ArraySource, as_array
 from raysb.source.demo import DEMOS, held_out
 from raysb.source.formats import SAMPLE, decode_columns, find_formats
+from raysb.source.items import as_items
 from raysb.source.normalise import image_columns, measure
 from raysb.source.parquet import ParquetSource
 from raysb.source.settings import RESERVED, Data
@@ -57,7 +58,8 @@ def open_sources(
         data: Settings.
         seed: The run's seed; it decides the orders, never which rows are held out.
         train: In place of `data.train`: paths, a dict of arrays, a tuple (inputs, target), a
-            `ray.data.Dataset`, or any object with the `Source` protocol.
+            map-style data set of torch, a `ray.data.Dataset`, or any object with the `Source`
+            protocol.
         test: In place of `data.test`, likewise.
         num_classes: Classes that the model tells apart, where that is given.
         labels: Whether an integer target means classes, as cross-entropy takes it.
@@ -128,10 +130,14 @@ def _open(given: Any, data: Data, seed: int, key: str) -> Any:
         if given.num_rows < 1:
             raise DataError(f"{key}: {given!r} has no rows; nothing could be trained.")
         return given
+    named = (*data.inputs, *(() if data.target is None else (data.target,)))
+    if (items := as_items(given, named, seed=seed, key=key)) is not None:
+        _check_reserved(dict.fromkeys(items.names), data, key)
+        return items
     raise TypeError(
         f"{key}={type(given).__name__}: rows cannot be read from this. Give a path, a dict of "
-        "arrays, a tuple (inputs, target), a ray.data.Dataset, or an object with `num_rows` and "
-        "`read(epoch, start, stop)`."
+        "arrays, a tuple (inputs, target), a map-style data set of torch, a ray.data.Dataset, or "
+        "an object with `num_rows` and `read(epoch, start, stop)`."
     )
 
 

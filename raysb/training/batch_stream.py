@@ -7,6 +7,7 @@ What the local engine and the Ray worker have in common; they differ in where ro
 import abc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -313,7 +314,8 @@ class BatchStream(abc.ABC):
         if not fresh.any():
             return
         rows = np.flatnonzero(fresh)
-        mine = score(self.task, model, {k: v[rows] for k, v in batch.items()}).losses
+        with self._precision():
+            mine = score(self.task, model, {k: v[rows] for k, v in batch.items()}).losses
         theirs = batch[LOSS][rows].astype(np.float32)
         worst = int(np.argmax(np.abs(mine - theirs)))
         tolerance = LARGEST_DIFFERENCE * max(1.0, abs(float(mine[worst]))) * self._slack()
@@ -325,6 +327,15 @@ class BatchStream(abc.ABC):
                 "weights that the run's seed does not fix and that are frozen, forward normalises "
                 "differently in one process, or the loss depends on the other rows of its batch"
             )
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """What the first batch's check is computed in: as scorers compute. This process's own.
+
+        On a GPU the worker's convolutions are in TF32 (torch's default). Beside scorers on CPUs
+        that alone would be a difference above the tolerance, and a sound run would be refused;
+        scorers on GPUs round alike, and full float32 would then be what differs from them.
+        """
+        return nullcontext()
 
     def _slack(self) -> float:
         """Factor on the tolerance of the first batch's check, for scores of low precision."""

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
+from raysb.training.precision import full_float32
 from raysb.training.stages import PoolReader, PoolScorer, ReadingScorer, StreamHandle
 from raysb.weights import FlatState, WeightStore
 
@@ -200,6 +202,10 @@ class RayStream(BatchStream):
             coordinator = getattr(self._split, "_coord_actor", None)
             if coordinator is not None:  # private: without it, what is left flows on, empty
                 coordinator.shutdown_executor.remote()
+
+    def _precision(self) -> AbstractContextManager[None]:
+        mixed = self.device.type == "cuda" and not self.spec.scoring.num_gpus
+        return full_float32() if mixed else super()._precision()
 
     def _slack(self) -> float:
         return 1.0 if self.spec.scoring.dtype == "float32" else 1e3

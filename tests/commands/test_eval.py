@@ -188,6 +188,30 @@ def test_code_of_ones_own_is_imported_where_the_command_line_names_it(
     assert found["recorded"]["eval/error"] == found["eval/error"]
 
 
+@pytest.mark.parametrize(
+    "words", [["--run.dir", "model.name"], ["--data.test", "model.name/rows.parquet"]]
+)
+def test_a_flag_that_only_mentions_the_setting_imports_nothing(capsys, words) -> None:
+    """The command line was searched for `model.name` as text: a path with it was enough."""
+    run(*of_demo())
+    config = Path("out", "config.toml")
+    config.write_text(config.read_text().replace('name = "mlp"', 'name = "users_model:build"'))
+    capsys.readouterr()
+    assert cli.main(["eval", "out", *words]) == 1
+    assert "add --model.name users_model:build" in capsys.readouterr().err
+
+
+def test_weights_that_are_cut_off_are_an_error_in_one_line(capsys) -> None:
+    """An exception of safetensors ended the command with its traceback."""
+    run(*of_demo())
+    weights = Path("out", "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    capsys.readouterr()
+    assert cli.main(["eval", "out"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("raysb: error: out: its weights are no safetensors file")
+
+
 def test_eval_without_a_directory_is_wrong_usage(capsys) -> None:
     assert cli.main(["eval", "--json"]) == 2
     assert "RUN_DIR must come first" in capsys.readouterr().err

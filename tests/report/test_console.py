@@ -1,6 +1,7 @@
 """What a run says, as text."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,19 @@ def test_no_line_holds_a_control_character(no_color: str, monkeypatch: pytest.Mo
 def test_standard_output_is_looked_up_when_a_line_is_written(capsys: Any) -> None:
     Console().line("hello")
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_a_reader_that_leaves_ends_no_run_and_the_log_has_every_line(tmp_path, capsys) -> None:
+    """`raysb train | head -1` ended the run with a traceback, without weights or checkpoint."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        console = Console(stream)
+        console.log_to(tmp_path / "run.log")
+        console.line("first")
+        console.line("second")
+        console.close()
+    assert (tmp_path / "run.log").read_text() == "first\nsecond\n"
+    told = capsys.readouterr().err
+    assert told.count("the run goes on") == 1
+    assert "Broken pipe" in told

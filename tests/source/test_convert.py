@@ -470,7 +470,7 @@ def test_text_ids_become_numbers_and_stay_beside_them(tmp_path):
         ("id,a\n1,2\n1,3\n", {}, "the id 1 names two rows"),
         ("a,b\n1,2\n", {"label_column": "c"}, "--label-column c"),
         ("a,b\n1,x\n", {"features": ("a", "b")}, "holds text"),
-        ("a,b\n", {}, "no row could be used"),
+        ("a,b\n", {}, "no row could be used, it holds none"),
         ("a,b\n\xff\xfe,1\n", {}, "UTF-8"),
     ],
 )

@@ -168,7 +168,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 def _check_rows(ids: Any, source: Path, problems: Problems) -> None:
     if not len(ids):
-        raise DataError(f"{source}: no row could be used; the first: {problems.listed[:1]}")
+        told = [f"; the first: {each['name']}: {each['why']}" for each in problems.listed[:1]]
+        raise DataError(f"{source}: no row could be used{''.join(told) or ', it holds none'}")
     if (pair := first_duplicate(ids)) is not None:
         first, second = (f"row {row + 1}" for row in pair)
         raise duplicate_error(int(ids[pair[0]]), f"{source} {first}", second)

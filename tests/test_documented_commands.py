@@ -1,0 +1,343 @@
+"""Every command that a document names is run: small, or by the test that the table gives.
+
+A line that is in no entry of the table fails, and so does an entry that no document has any more.
+What is not documented here are the options of the commands: `docs/commands.md` is made from them.
+"""
+
+import ast
+import importlib.util
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raysb import cli
+from raysb.source import demo
+
+ROOT = Path(__file__).parents[1]
+BENCHMARK = ROOT / "pipelines" / "benchmarks" / "throughput.py"
+PIPELINES = [*sorted((ROOT / "pipelines").glob("*.py")), BENCHMARK]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "pipelines").rglob("README.md")),
+]
+FENCE = re.compile(r"^ *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+ANY_FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+# in a header or a sentence; of `raysb` only what stands on a line of its own
+STARTED = re.compile(r"python pipelines/[^`\n]+|^ +raysb .+", re.MULTILINE)
+INLINE = re.compile(r"`raysb ([a-z]+)([^`\n]*)`")
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt "
+LOCAL = "--engine local --train.use_gpu false"
+SMALL = f"{LOCAL} --data.train digits --model.name mlp"
+CIFAR = "--config pipelines/cifar10.toml --data.train cifar10/train.parquet"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a documented line is run.
+
+    Args:
+        small: The line as it is run, `None` as it stands; `raysb` and `python` in this process.
+        leaves: What it must leave in its folder, as a glob.
+        says: What must be in its output, as a regular expression.
+        needs: Packages without which it is skipped.
+        own_process: In a process of its own.
+    """
+
+    small: str | None = None
+    leaves: str = ""
+    says: str = ""
+    needs: tuple[str, ...] = ()
+    own_process: bool = False
+
+
+@dataclass(frozen=True)
+class By:
+    """What runs a documented line in place of this file: a test, or a script of the project."""
+
+    file: str
+    test: str
+
+
+CI = By(".ci/run", "<!-- command: test -->")
+HEADER = By("tests/pipelines/test_cifar10_selective_backprop.py", "test_options_change_what_they")
+SHORT = By("tests/pipelines/test_cifar10_selective_backprop.py", "test_a_short_run_leaves_curves")
+LOADERS = "tests/pipelines/test_loader_examples.py"
+OTHERS = By(LOADERS, "test_other_libraries_train_with_the_loader_and_are_skipped_where_missing")
+
+TABLE: dict[str, Run | By] = {
+    # what installs is run on a fresh machine
+    INSTALL + "'.[demo]' && .venv/bin/raysb train": By("tests/test_readme.py", "test_a_command"),
+    INSTALL + "'.[demo,images,dev]' && .venv/bin/pytest -q": CI,
+    INSTALL.replace("-q ", "") + "-e '.[demo,images,dev]'": CI,
+    '.venv/bin/pytest -m "not ray and not slow and not gpu"': CI,
+    ".venv/bin/pytest": CI,
+    ".venv/bin/ruff check . && .venv/bin/ruff format . && .venv/bin/mypy raysb tests/typing": CI,
+    # README.md
+    "raysb train --config pipelines/mnist.toml --data.train mnist/train.parquet "
+    "--data.test mnist/test.parquet": Run(
+        "raysb train --config pipelines/mnist.toml --data.train mnist/train.parquet "
+        f"--data.test mnist/test.parquet {LOCAL} --train.epochs 1",
+        says="written: runs/cnn",
+    ),
+    f"raysb train {CIFAR} --data.test cifar10/test.parquet": Run(
+        f"raysb train {CIFAR} --data.test cifar10/test.parquet {LOCAL} --train.max_cost 1",
+        says="the cost of 1",
+    ),
+    "raysb train --config pipelines/cifar10.toml ... --selector.kind uniform": Run(
+        f"raysb train {CIFAR} --data.test cifar10/test.parquet --selector.kind uniform {LOCAL} "
+        "--train.max_cost 1",
+        says="cost: +0 rows scored",
+    ),
+    # docs/getting-started.md
+    "raysb eval runs/cnn-1": Run(says="error"),
+    "raysb score runs/cnn-1 --out scores.parquet": Run(leaves="scores.parquet"),
+    "raysb config --config runs/cnn-1/config.toml": Run(says=r"train\.epochs +1|epochs = 1"),
+    "tensorboard --logdir runs": Run(
+        "python -m tensorboard.main --logdir runs --inspect",
+        needs=("tensorboard",),
+        own_process=True,
+        says="train/loss",
+    ),
+    "raysb data convert pictures/ data/": Run(
+        "raysb data convert pictures/ converted/", leaves="converted/*.parquet"
+    ),
+    "raysb data inspect data/": Run(says="raysb train"),
+    "raysb train --data.train data/ --data.test_fraction 0.1 --model.name resnet18 "
+    "--train.epochs 20": Run(
+        "raysb train --data.train data/ --data.test_fraction 0.1 --model.name resnet18 "
+        f"--train.epochs 1 {LOCAL}",
+        leaves="runs/resnet18-1/model.safetensors",
+    ),
+    # docs/choosing-a-selector.md
+    "raysb train --selector.kind uniform --train.max_cost 5 --train.schedule_axis cost": Run(
+        "raysb train --selector.kind uniform --train.max_cost 1 --train.schedule_axis cost "
+        f"{SMALL}",
+        says="the cost of 1",
+    ),
+    "raysb train --selector.beta 2 --train.epochs 8 --train.max_cost 5 "
+    "--train.schedule_axis cost": Run(
+        "raysb train --selector.beta 2 --train.epochs 8 --train.max_cost 1 "
+        f"--train.schedule_axis cost {SMALL}",
+        says="the cost of 1",
+    ),
+    # headers of pipelines
+    "python pipelines/cifar10_selective_backprop.py TRAIN.parquet TEST.parquet "
+    "[--image-size 224]": SHORT,
+    "python pipelines/cifar10_selective_backprop.py ... --quick": SHORT,
+    "python pipelines/cifar10_selective_backprop.py ... --uniform": HEADER,
+    "python pipelines/cifar10_selective_backprop.py ... engine=local train.lr=.01": HEADER,
+    "python pipelines/find_label_errors.py [ray]": Run(
+        "python pipelines/find_label_errors.py", says=r"(seed \d: .*by loss [\d.]+%.*\n){3}"
+    ),
+    "python pipelines/fine_tune.py [--engine ray] [--epochs 6]": Run(
+        "python pipelines/fine_tune.py --epochs 1", says=r"all anew .*\n(.* from 0-4 .*\n){3}"
+    ),
+    "python pipelines/loader_plain.py [epochs]": By(LOADERS, "test_the_plain_loop_learns"),
+    "python pipelines/loader_accelerate.py [epochs]": OTHERS,
+    "python pipelines/loader_lightning.py [epochs]": OTHERS,
+    "python pipelines/record.py NAME RUN_DIR [RUN_DIR ...]": Run(
+        "python pipelines/record.py small runs/cnn-1", leaves="pipelines/records/small.png"
+    ),
+    "python pipelines/record_terminal.py docs/pictures/live.svg -- raysb train --engine local": Run(
+        f"python pipelines/record_terminal.py live.svg -- raysb train {SMALL} --train.epochs 1",
+        leaves="live.svg",
+        needs=("pyte",),
+        own_process=True,
+    ),
+    "python pipelines/text_language_model.py [--engine local] [--seeds 3] [--cost 6] "
+    "[--rows 4000]": By(LOADERS, "test_the_language_model_learns_from_text"),
+    "python pipelines/tune_beta.py": By("tests/pipelines/test_tune_beta.py", "test_a_sweep_trains"),
+    "python pipelines/benchmarks/throughput.py [--only a,b,...] [--quick] [--repeats 3]": By(
+        "tests/test_documented_commands.py", "test_the_benchmark_measures_a_part_and_writes"
+    ),
+}
+
+
+# --- what the documents say -----------------------------------------------------------------------
+
+
+def of_page(text: str) -> list[str]:
+    """Lines of its shells, continued ones joined, and the scripts that its sentences name."""
+    fences = "".join(fence.replace("\\\n", " ") for fence in FENCE.findall(text))
+    lines = [bare(line) for line in fences.splitlines()]
+    return [line for line in lines if line] + of_header(ANY_FENCE.sub("", text))
+
+
+def of_header(text: str) -> list[str]:
+    """Lines that start something; one that goes on after `...` is the first one's with that."""
+    found: list[str] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if started := STARTED.search(line):
+            found.append(bare(started[0]))
+        elif line.strip().startswith("... ") and found:
+            start = re.match(r".*?\.(py|toml)", found[0])
+            found.append(f"{start[0] if start else found[0]} {bare(line)}")
+    return found
+
+
+def bare(line: str) -> str:
+    """A line without its comment and with single spaces."""
+    return " ".join(re.sub(r"(^|\s)#.*", "", line).split())
+
+
+def documented() -> dict[str, str]:
+    """Every command, and a file that says it."""
+    found = {line: path for path in PAGES for line in of_page(path.read_text(encoding="utf-8"))}
+    for path in PIPELINES:
+        header = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found |= dict.fromkeys(of_header(header), path)
+    for path in sorted((ROOT / "pipelines").glob("*.toml")):
+        comments = re.findall(r"^# ?(.*\n)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found |= dict.fromkeys(of_header("".join(comments)), path)
+    return {line: str(path.relative_to(ROOT)) for line, path in found.items()}
+
+
+def is_known(line: str) -> bool:
+    """A sentence may name a script without its options."""
+    return line in TABLE or any(entry.startswith(f"{line} ") for entry in TABLE)
+
+
+def test_every_documented_command_has_an_entry_and_every_entry_is_documented() -> None:
+    found = documented()
+    assert len(found) > 25
+    assert {line: path for line, path in found.items() if not is_known(line)} == {}
+    assert [line for line in TABLE if line not in found] == []
+
+
+def test_a_new_line_of_a_document_is_seen() -> None:
+    page = (
+        "a\n```sh\n# one\nraysb train \\\n  --new 1   # said\n```\nand `python pipelines/n.py 2`.\n"
+    )
+    assert of_page(page) == ["raysb train --new 1", "python pipelines/n.py 2"]
+    header = "    python pipelines/n.py A [B]  # x\n    ... --quick   # y\n"
+    assert of_header("  raysb train --config a.toml \\\n  --b 1\n  ... --c 2\n") == [
+        "raysb train --config a.toml --b 1",
+        "raysb train --config a.toml ... --c 2",
+    ]
+    assert of_header(header) == ["python pipelines/n.py A [B]", "python pipelines/n.py ... --quick"]
+
+
+def test_a_command_in_a_sentence_has_the_options_that_are_named(capsys) -> None:
+    text = "".join(ANY_FENCE.sub("", path.read_text(encoding="utf-8")) for path in PAGES)
+    found = set(INLINE.findall(text))
+    assert len(found) > 5
+    for name, words in sorted(found):
+        assert cli.main([name, "--help"]) == 0, name
+        known = capsys.readouterr().out
+        for option in re.findall(r"--(\w[\w.-]*)", words):
+            assert option in known, f"raysb {name}{words}"
+
+
+def test_what_runs_a_command_elsewhere_is_there() -> None:
+    for entry in TABLE.values():
+        if isinstance(entry, By):
+            text = (ROOT / entry.file).read_text(encoding="utf-8")
+            wanted = entry.test if entry.file.startswith(".") else f"def {entry.test}"
+            assert wanted in text, entry
+
+
+# --- run small ------------------------------------------------------------------------------------
+
+
+def write_rows(path: Path, count: int, shape: tuple[int, ...]) -> None:
+    """Parquet of raw pictures and labels, as the records' files have them."""
+    path.parent.mkdir(exist_ok=True)
+    rng = np.random.default_rng(count)
+    label = np.arange(count) % 10
+    pixels = (label[:, None] * 20 + rng.integers(0, 40, (count, int(np.prod(shape))))).astype("u1")
+    meta = {"encoding": "raw", "shape": str(list(shape))}
+    image = pa.field("image", pa.binary(), metadata=meta)
+    schema = pa.schema([image, ("label", pa.int64()), ("id", pa.int64())])
+    columns = [[row.tobytes() for row in pixels], label, np.arange(count)]
+    pq.write_table(pa.table(columns, schema=schema), path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with all that the documents speak of: the pipelines, data, and a run."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")  # a record is written beside it
+    for name, shape in (("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))):
+        write_rows(folder / name / "train.parquet", 100, shape)
+        write_rows(folder / name / "test.parquet", 20, shape)
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        path = folder / "pictures" / ("cats", "dogs")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["data", "convert", "pictures/", "data/"]) == 0
+        words = f"train {LOCAL} --data.train digits --train.epochs 1 --run.dir runs/cnn-1"
+        assert cli.main(words.split()) == 0
+    return folder
+
+
+def fewer_digits() -> dict[str, np.ndarray]:
+    """Every fortieth of MNIST's 5,000, for scripts that take no size."""
+    return {name: column[::40] for name, column in demo.mnist5k().items()}
+
+
+@pytest.mark.parametrize(
+    "line", [line for line, how in TABLE.items() if isinstance(how, Run)], ids=lambda line: line
+)
+def test_a_documented_command_runs(line, place, capsys, monkeypatch) -> None:
+    how: Any = TABLE[line]
+    if missing := [name for name in how.needs if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    monkeypatch.chdir(place)
+    words = shlex.split(how.small or line)
+    if how.own_process:
+        said = in_a_process(words)
+    else:
+        in_this_process(words, monkeypatch)
+        said = capsys.readouterr().out
+    assert re.search(how.says, said), said
+    assert not how.leaves or list(place.glob(how.leaves)), f"{line}: no {how.leaves}"
+
+
+def in_this_process(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command; imports are what costs time."""
+    if words[0] == "raysb":
+        assert cli.main(words[1:]) == 0
+        return
+    few = fewer_digits()
+    monkeypatch.setattr(demo, "mnist5k", lambda: few)
+    monkeypatch.setitem(demo.DEMOS, "mnist5k", lambda: few)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    runpy.run_path(words[1], run_name="__main__")
+
+
+def in_a_process(words: list[str]) -> str:
+    """Run a command with this Python first on the path; returns what it said."""
+    words = [sys.executable if word == "python" else word for word in words[:1]] + words[1:]
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    environment = {**os.environ, "PATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.ray
+def test_the_benchmark_measures_a_part_and_writes_its_record(place, monkeypatch) -> None:
+    """Part e alone, the shortest, once, on a cluster of its own."""
+    monkeypatch.chdir(place)
+    said = in_a_process(
+        shlex.split("python pipelines/benchmarks/throughput.py --only e --quick --out found")
+    )
+    assert "FAILED" not in said
+    assert {path.suffix for path in (place / "found").iterdir()} == {".json", ".md"}
