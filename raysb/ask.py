@@ -45,12 +45,12 @@ class Question:
     Args:
         key: Its dotted name.
         when: Whether it matters, given the answers before it.
-        files: Whether it names files, which are looked for at once.
+        check: Raises where the answer alone shows that it cannot be used.
     """
 
     key: str
     when: Callable[[Config], bool] = _always
-    files: bool = False
+    check: Callable[[Config], object] = _always
 
 
 def check_data(config: Config) -> None:
@@ -70,6 +70,20 @@ def _find_files(config: Config) -> None:
         return
 
 
+def _find_model(config: Config) -> object:
+    from raysb.imports import resolve
+    from raysb.nn.registry import MODELS
+
+    return resolve(config.model.name, MODELS, "model.name")
+
+
+def _find_optimizer(config: Config) -> object:
+    from raysb.imports import resolve
+    from raysb.optim.registry import OPTIMIZERS
+
+    return resolve(config.train.optimizer, OPTIMIZERS, "train.optimizer")
+
+
 def check_run(config: Config) -> None:
     """Try every part once and claim the run directory, as a run does; nothing is written."""
     from raysb.prepare import prepare
@@ -84,8 +98,8 @@ TOPICS: tuple[tuple[str, Callable[[Config], None], tuple[Question, ...]], ...] =
         "data",
         check_data,
         (
-            Question("data.train", files=True),
-            Question("data.test", _custom_data, files=True),
+            Question("data.train", check=_find_files),
+            Question("data.test", _custom_data, _find_files),
             Question("data.test_fraction", lambda c: _custom_data(c) and c.data.test is None),
             Question("data.inputs", _custom_data),
             Question("data.target", _custom_data),
@@ -95,12 +109,12 @@ TOPICS: tuple[tuple[str, Callable[[Config], None], tuple[Question, ...]], ...] =
         "model, selection and training",
         check_run,
         (
-            Question("model.name"),
+            Question("model.name", check=_find_model),
             Question("selector.kind"),
             Question("selector.beta", lambda c: hasattr(c.selector, "beta")),
             Question("train.epochs"),
             Question("train.batch_size"),
-            Question("train.optimizer"),
+            Question("train.optimizer", check=_find_optimizer),
             Question("train.lr"),
         ),
     ),
@@ -220,8 +234,7 @@ class Interview:
             answers = {**self._without(key), key: answer}
             try:
                 other = self._config(answers)
-                if question.files:
-                    _find_files(other)
+                question.check(other)
             except (ValueError, FileNotFoundError) as error:
                 self._refuse(error)
                 continue

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from raysb.commands import COMMANDS
-from raysb.commands.options import FAILED, INTERRUPTED, OK, USAGE, UsageError
+from raysb.commands.options import (
+    FAILED,
+    INTERRUPTED,
+    NOBODY_READS,
+    OK,
+    USAGE,
+    UsageError,
+)
 from raysb.errors import RaysbError
 
 HELP = """\
@@ -36,6 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        code = NOBODY_READS
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
     name = words[0] if words else ""
     if name in ("-h", "--help", "help"):
         return _say(_help())

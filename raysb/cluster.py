@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -61,7 +62,8 @@ def connected(
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with keeping_handlers():  # Ray's own would end the driver with its own exit code
+        # Ray's own handlers would end the driver with its own exit code
+        with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():
             if address == "local":
                 ray.init(
                     address="local",
@@ -76,6 +78,26 @@ def connected(
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def without_log_level() -> Iterator[None]:
+    """Pass on what the block writes to standard error when it ends, but for one line.
+
+    Ray's native part says there which level its log has, because we set it, at any level.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if b"Set ray log level" not in line))
 
 
 def refuse_company() -> None:

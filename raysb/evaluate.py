@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from raysb.config import Config, load
 from raysb.device import device_here
 from raysb.errors import DataError, ModelError, RunDirectoryError
-from raysb.losses import LOSSES, build_loss
+from raysb.losses import build_loss
 from raysb.models import TrainedModel, bare, build_from, load_model
-from raysb.nn.registry import MODELS
+from raysb.prepare import has_classes
 from raysb.report.directory import CONFIG
 from raysb.report.records import read_metrics
-from raysb.run import has_classes
+from raysb.scan.foreign import refuse_foreign_code
 from raysb.schema import Source
 from raysb.source.open import Sources, open_sources
 from raysb.task import Task, TensorBatch, inputs
@@ -136,7 +136,7 @@ def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
     """
     folder = Path(run)
     config, same_rows = _read(folder, flags)
-    _refuse_foreign_code(config, flags)
+    refuse_foreign_code(config, flags)
     sources, source, named = open_test_rows(config)
     task = _task(config, sources)
     if config.train.num_threads:
@@ -214,20 +214,6 @@ def _read(folder: Path, flags: Sequence[str]) -> tuple[Config, bool]:
     named = any(flag.removeprefix("--").startswith("data.test") for flag in flags)
     config = load(file, [*(["--data.test_fraction=0"] if named else []), *flags])
     return config, config.data == own.data
-
-
-def _refuse_foreign_code(config: Config, flags: Sequence[str]) -> None:
-    """Code is imported by a name that the caller gives, never by one that lies in a file."""
-    named = load(None, flags)
-    for key, known, value, on_line in (
-        ("model.name", MODELS, config.model.name, named.model.name),
-        ("train.loss", LOSSES, config.train.loss, named.train.loss),
-    ):
-        if value not in known and value != on_line:
-            raise ModelError(
-                f"{key}={value} ({CONFIG} of the run): this is code of yours, which is imported "
-                f"only where the command line names it; add --{key} {value}"
-            )
 
 
 def _task(config: Config, sources: Sources) -> Task:

@@ -27,7 +27,7 @@ from raysb.scoring.ledger import Cursor
 from raysb.scoring.settings import Scoring
 from raysb.selection import Selector
 from raysb.selection.batcher import Batcher
-from raysb.source.open import open_sources
+from raysb.source.open import given, open_sources
 from raysb.source.plan import PoolPlan
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss, TensorBatch
@@ -103,7 +103,12 @@ class SelectiveLoader:
         _check_counts(batch_size=batch_size, epochs=epochs)
         data = data or Data()
         spec = StreamSpec.of(
-            open_sources(data, seed=seed, train=rows, labels=isinstance(loss, CrossEntropy)),
+            open_sources(
+                data,
+                seed=seed,
+                train=given(rows, "SelectiveLoader(rows)"),
+                labels=isinstance(loss, CrossEntropy),
+            ),
             data,
             model=lambda: deepcopy(model),  # only to try the first rows: the live one stays as is
             loss=loss,

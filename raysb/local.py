@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raysb.device import device_here
 from raysb.history.ring import LossRing
 from raysb.history.table import LossTable
 from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stoppable
@@ -181,12 +182,11 @@ def fit_locally(job: TrainingJob) -> LocalResult:
     Raises:
         Interrupted: Ctrl-C or SIGTERM asked it to stop; everything is written.
     """
-    directory = job.directory or RunDirectory.claim(None, model="local").create().path
     training = job.training
+    device = device_here(training.use_gpu)
+    directory = job.directory or RunDirectory.claim(None, model="local").create().path
     if training.num_threads:
         torch.set_num_threads(training.num_threads)
-    wanted = torch.cuda.is_available() if training.use_gpu == "auto" else training.use_gpu
-    device = torch.device("cuda" if wanted else "cpu")
     model = job.spec.task.build(job.spec.seed).to(device)
     torch.manual_seed(key(job.spec.seed, "training", 0))  # of dropout, as on Ray
     stream = LocalStream(job.spec, device=device, on_step=job.audit(directory))

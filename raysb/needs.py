@@ -104,8 +104,10 @@ def _fitting(
     return ""
 
 
-def _smaller(name: str, value: float) -> Iterator[float]:
-    """Values to try, downwards: whole numbers, then tenths of a processor."""
+def _smaller(name: str, value: float | str) -> Iterator[float]:
+    """Values to try, downwards: whole numbers, then tenths of a processor; of a word none."""
+    if isinstance(value, str | bool):
+        return
     whole = name in ("num_workers", "num_actors")
     yield from range(min(math.ceil(value) - 1, 4096), 0, -1)
     if not whole:

@@ -27,7 +27,7 @@ from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
 from raysb.selection import Selector
 from raysb.source.dataset import share
-from raysb.source.open import open_sources
+from raysb.source.open import given, open_sources
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss
 from raysb.training.check import try_first_rows
@@ -77,7 +77,12 @@ class SelectiveStream:
     ) -> None:
         data = data or Data()
         self.spec = StreamSpec.of(
-            open_sources(data, seed=seed, train=rows, labels=isinstance(loss, CrossEntropy)),
+            open_sources(
+                data,
+                seed=seed,
+                train=given(rows, "SelectiveStream(rows)"),
+                labels=isinstance(loss, CrossEntropy),
+            ),
             data,
             model=model,
             loss=loss,

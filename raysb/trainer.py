@@ -20,7 +20,7 @@ from raysb.report.directory import RunDirectory
 from raysb.schema import Batch
 from raysb.scoring.settings import Scoring
 from raysb.selection import Selector
-from raysb.source.open import open_sources
+from raysb.source.open import given, open_sources
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss
 from raysb.training.check import check_first_rows
@@ -94,7 +94,7 @@ class SelectiveTrainer:
         sources = open_sources(
             data,
             seed=seed,
-            train=datasets["train"],
+            train=given(datasets["train"], "SelectiveTrainer(datasets={'train': ...})"),
             test=datasets.get("eval"),
             labels=isinstance(loss, CrossEntropy),
         )

@@ -164,3 +164,15 @@ def test_version_is_that_of_the_package(capsys: Any) -> None:
 
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"raysb {raysb.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["config"]])
+def test_a_reader_that_leaves_is_no_traceback(words: list[str]) -> None:
+    command = [sys.executable, "-m", "raysb", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `| true` does
+        told = process.stderr.read()
+        code = process.wait(60)
+    assert (code, told) == (141, b"")

@@ -186,6 +186,20 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(stop, selector) -> None
         assert torch.equal(p, q)
 
 
+def test_what_is_remembered_of_pools_does_not_grow_with_the_epochs() -> None:
+    loader = loader_of(net())
+    for _ in range(3):
+        list(loader)
+        assert loader.state_dict()["ledger"]["sums"] == []
+
+
+def test_rows_scored_are_those_of_the_epochs_also_where_the_last_pool_is_smaller() -> None:
+    loader = loader_of(net(), digits(250))  # pools of 100, 100 and 50
+    for epoch in (1, 2, 3):
+        list(loader)
+        assert loader.num_scored == 250 * epoch
+
+
 def test_saving_a_state_changes_nothing() -> None:
     model, other = net(), net()
     optimizer, loader, seen = sgd(model), loader_of(model), []
@@ -373,3 +387,10 @@ def test_several_processes_are_refused() -> None:
             subprocess.Popen([sys.executable, "-c", code, store, str(rank)]) for rank in range(2)
         ]
         assert [process.wait() for process in started] == [3, 3]
+
+
+@pytest.mark.parametrize("call", [raysb.SelectiveLoader, raysb.SelectiveStream])
+def test_rows_that_are_none_are_an_error_and_not_the_demo(call) -> None:
+    options = {"batch_size": 4, "model": nn.Linear(1, 1)} if call is raysb.SelectiveLoader else {}
+    with pytest.raises(TypeError, match=rf"{call.__name__}\(rows\): the rows are None"):
+        call(None, **{"model": nn.Identity, "loss": raysb.losses.cross_entropy("label"), **options})

@@ -18,7 +18,7 @@ from sklearn.datasets import load_diabetes
 
 import raysb
 from raysb.config import load
-from raysb.errors import DataError, ModelError, RaysbError, RunDirectoryError
+from raysb.errors import DataError, ModelError, RaysbError, ResourceError, RunDirectoryError
 from raysb.run import train
 from raysb.source.open import open_sources
 from raysb.training.audit import read_audit
@@ -175,7 +175,8 @@ def test_a_schedule_of_cost_ends_at_the_cost() -> None:
 
 def test_a_thousand_epochs_show_fewer_than_forty_lines_and_keep_all(tmp_path, capsys) -> None:
     path = table(tmp_path, numbers())
-    run("--data.train", path, "--data.inputs", "x", "--run.dir", "out", "--train.epochs", 1000)
+    rows = ("--data.train", path, "--data.inputs", "x", "--data.test_fraction", 0.2)
+    run(*rows, "--run.dir", "out", "--train.epochs", 1000)
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) < 40
     assert all(line.isprintable() for line in shown)
@@ -364,3 +365,12 @@ def test_a_run_in_one_process_on_parquet_never_loads_ray(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--engine=local", "--data.train=digits", "--train.use_gpu=true"]
+    with pytest.raises(ResourceError, match=r"train\.use_gpu=true: torch finds no GPU"):
+        train(load(None, flags))
+    assert not list(tmp_path.iterdir())

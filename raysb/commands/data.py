@@ -28,14 +28,14 @@ order, whatever that of the source. Names of classes are in OUT/_classes.json an
   --on-error fail|skip     stop at a row that cannot be used (default), or leave it out and list it
   --classes FILE           _classes.json of the training set, for its test set: the same numbers
   --label-column NAME      column with the right answer (default: label)
-  --image-column NAME      column with paths of pictures, relative to the CSV
+  --image-column NAME      column with paths of pictures, relative to the CSV (else it stays text)
   --features all|NAMES     join columns of numbers into one input, `features`
   --seed N                 of the order (default: 0)
   --file-mb N              size of a file, about (default: 128)
   --rows-per-group N       rows of a row group, at most (default: 512)
 
-inspect says what PATH (a file, folder, glob or URI) holds, what `raysb train` would make of it with
-which command line, and what should be mended first.
+inspect says what PATH (a file, folder, glob, URI or demo set) holds, what `raysb train` would make
+of it with which command line, and what should be mended first.
 
   --json                   everything as JSON
 """
@@ -81,6 +81,7 @@ def _convert(words: list[str]) -> list[str]:
     if "features" in chosen:
         chosen["features"] = tuple(name.strip() for name in chosen["features"].split(","))
     done = asdict(convert(source, out, Convert(**chosen)))
+    sys.stderr.writelines(f"warning: {warning}\n" for warning in done["warnings"])
     if given.has("json"):
         return [json.dumps(done, indent=2, ensure_ascii=False)]
     return [*converted_lines(done), f"next:    raysb data inspect {out}"]

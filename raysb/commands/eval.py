@@ -4,6 +4,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from raysb.commands.effect import refuse_without_effect
 from raysb.commands.options import JSON, OK, UsageError, take_options
 
 if TYPE_CHECKING:
@@ -19,11 +20,24 @@ run tested on, or on others.
   --data.test PATH                other rows: parquet, or a demo set
   --json                          one JSON object
 
-Settings of the run may be given anew, e.g. --eval.batch_size 64 or --train.use_gpu false. A model
-or a loss that is code of yours is imported only when it is named here:
+Settings that have an effect, with the defaults of the run:
+
+  --data.train, --data.test_fraction    what rows are held out of, where there is no data.test
+  --data.inputs, --data.target, --data.id, --data.image_size, --data.mean, --data.std
+  --model.name, --model.args, --model.norm, --model.num_classes
+  --train.loss, --train.loss_args, --train.use_gpu, --train.num_threads
+  --eval.batch_size
+
+A model or a loss that is code of yours is imported only when it is named here:
 --model.name package.module:function
 """
 
+SETTINGS = (
+    *("data.test", "data.train", "data.test_fraction", "data.inputs", "data.target", "data.id"),
+    *("data.image_size", "data.mean", "data.std", "model.name", "model.args", "model.norm"),
+    *("model.num_classes", "train.loss", "train.loss_args", "train.use_gpu", "train.num_threads"),
+    "eval.batch_size",
+)
 MOST_CLASSES = 20  # lines of the table; a thousand classes are read from --json
 
 
@@ -33,6 +47,7 @@ def run(words: list[str]) -> int:
     (folder,), flags = given.positional("RUN_DIR")
     if wrong := [flag for flag in flags if flag.startswith("--config")]:
         raise UsageError(f"{wrong[0]}: the configuration is that of the run, {folder}/config.toml")
+    refuse_without_effect(flags, SETTINGS, "an evaluation")
     from raysb.evaluate import evaluate_run
 
     result = evaluate_run(folder, flags)

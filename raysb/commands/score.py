@@ -5,6 +5,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from raysb.commands.effect import refuse_without_effect
 from raysb.commands.options import CONFIG, JSON, OK, VERBOSE, Option, UsageError, take_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ usage: raysb score RUN_DIR|WEIGHTS --out FILE [--data.train PATH] [--section.key
 Scores every row of the data once with a trained model, and writes a parquet file with a row for
 each, in the order of the data: id, file, row (its position there), loss, margin, label_margin,
 entropy, prediction, label, correct. Rows that the run held out are scored too (of a demo set, the
-training rows only).
+training rows only). Rows are scored in blocks; the speed that is told is that after the first one,
+which has the start in it.
 
   RUN_DIR                         directory that `raysb train` named at its end; its settings hold
   WEIGHTS                         a safetensors file; --model.* and --data.* say the rest
@@ -67,7 +69,7 @@ def run(words: list[str]) -> int:
     out = given.get("out")
     if out is None:
         raise UsageError("--out FILE is needed: the parquet file that the scores are written to")
-    _refuse_without_effect(flags)
+    refuse_without_effect(flags, SETTINGS, "scoring")
     from raysb.scan.run import score_configured
 
     with warnings.catch_warnings():
@@ -97,9 +99,12 @@ def lines(result: "ScoreSummary") -> list[str]:
         scored.append(f"loss {result.loss:.4g}")
     if result.num_nonfinite:
         scored.append(f"{result.num_nonfinite:,} losses not finite")
+    rate = "no rate, since all rows are one block"
+    if result.rows_per_s is not None:
+        rate = f"{result.rows_per_s:,.0f} rows/s after the first block"
     return [
         f"scored:  {', '.join(scored)}",
-        f"speed:   {result.rows_per_s:,.0f} rows/s, {result.wall_time_s:.1f} s in all, "
+        f"speed:   {rate}, {result.wall_time_s:.1f} s in all, "
         f"{result.start_s:.1f} s until the first rows",
         f"written: {result.path}, {size(result.num_bytes)}: {', '.join(result.columns)}",
     ]
@@ -113,30 +118,17 @@ class Lines:
 
     def __call__(self, progress: "Progress") -> None:
         """Show how far it is, if a line is due."""
-        over = progress.done in (progress.first_rows, progress.total)  # no rate yet, no need
-        if progress.seconds < self._next_s or over:
+        rate, over = progress.rows_per_s, progress.done == progress.total
+        if progress.seconds < self._next_s or rate is None or over:
             return
         self._next_s = progress.seconds + max(FIRST_GAP_S, GAP_GROWTH * progress.seconds)
         from raysb.report.console import duration
 
-        left = (progress.total - progress.done) / progress.rows_per_s
+        left = (progress.total - progress.done) / rate
         sys.stderr.write(
             f"scored {progress.done:,} of {progress.total:,} rows, "
-            f"{progress.rows_per_s:,.0f}/s, {duration(left)} left\n"
+            f"{rate:,.0f}/s, {duration(left)} left\n"
         )
-
-
-def _refuse_without_effect(flags: list[str]) -> None:
-    """A setting that scoring does not read would be taken for one that changed something."""
-    from raysb.config import settings
-
-    for word in flags:
-        key = word.removeprefix("--").partition("=")[0].replace("-", "_")
-        known = any(key == name or key.startswith(f"{name}.") for name in SETTINGS)
-        if not known and key in settings():
-            raise UsageError(
-                f"{key} has no effect on scoring; settings that have one: {', '.join(SETTINGS)}"
-            )
 
 
 def _plain_warning(message: Any, *args: Any, **kwargs: Any) -> None:

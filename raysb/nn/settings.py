@@ -13,7 +13,7 @@ class Model:
     """Which model is trained.
 
     Args:
-        name: mlp, cnn, resnet18, resnet34, wide_resnet28_2, or `package.module:function`.
+        name: mlp, cnn, gpt, resnet18, resnet34, wide_resnet28_2, or `package.module:function`.
         args: Arguments of the model's builder, by name.
         norm: Norm layers: group, batch or none. Batch statistics and sample selection do not mix.
         num_classes: Outputs of the model; `none` counts the classes of the training data.

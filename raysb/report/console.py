@@ -11,6 +11,8 @@ kept                       fraction of the scored rows that was selected, lately
 age                        steps between the weights that scored a row and the step that used it
 score/loss, score/error    over the rows scored lately
 eval/loss, eval/error      of the last evaluation
+weights/published_bytes    of the trained part of the model, which scorers are sent
+weights/total_bytes        of the whole model
 """
 
 import math
@@ -83,6 +85,7 @@ def summary_lines(summary: Record, directory: str | Path) -> list[str]:
         _part(summary, "num_backpropped", lambda v: f"{v:,.0f} back-propagated"),
         _part(summary, "cost", lambda v: f"the cost of {v:.2f} epochs of uniform training"),
         _part(summary, "wall_time_s", lambda v: f"{v:.1f} s"),
+        _published(summary),
     ]
     notes = [
         _stopped(summary.get("stopped_by")),
@@ -235,6 +238,14 @@ def _stopped(reason: str | None) -> str:
     if reason is None or reason == "interrupted":
         return reason or ""
     return f"stopped by {reason}"
+
+
+def _published(record: Record) -> str:
+    """Which part of the weights is sent to the scorers, where it is not all of them."""
+    sent, total = record.get("weights/published_bytes"), record.get("weights/total_bytes")
+    if sent is None or total is None or sent >= total:
+        return ""
+    return f"{sent:,} of {total:,} bytes of weights published"
 
 
 def _part(record: Record, key: str, text: Callable[[float], str]) -> str:

@@ -38,15 +38,7 @@ def inspection_lines(found: Mapping[str, Any]) -> list[str]:
     Args:
         found: The fields of `Inspection`, those of its parts as mappings.
     """
-    least, middle, most = found["rows_per_group"]
-    each = f"{most:,}" if least == most else f"{least:,} to {most:,} (median {middle:,})"
-    lines = [
-        f"{found['path']}: {_count(found['num_rows'], 'row')} in "
-        f"{_count(found['num_files'], 'file')}, {_size(found['num_bytes'])}, "
-        f"{_count(found['num_groups'], 'row group')} of {each} rows",
-        "",
-        *_column_lines(found["columns"]),
-    ]
+    lines = [_place_line(found), "", *_column_lines(found["columns"])]
     for title, part in (
         ("classes", _class_lines(found)),
         ("pictures", _picture_lines(found["pictures"])),
@@ -56,6 +48,18 @@ def inspection_lines(found: Mapping[str, Any]) -> list[str]:
         if part:
             lines += ["", f"{title}:", *(f"  {line}" for line in part)]
     return lines
+
+
+def _place_line(found: Mapping[str, Any]) -> str:
+    rows, size = _count(found["num_rows"], "row"), _size(found["num_bytes"])
+    if not found["num_files"]:
+        return f"{found['path']}: {rows} of a demo set, {size} in memory"
+    least, middle, most = found["rows_per_group"]
+    each = f"{most:,}" if least == most else f"{least:,} to {most:,} (median {middle:,})"
+    return (
+        f"{found['path']}: {rows} in {_count(found['num_files'], 'file')}, {size}, "
+        f"{_count(found['num_groups'], 'row group')} of {each} rows"
+    )
 
 
 def _column_lines(columns: Sequence[Mapping[str, Any]]) -> Iterator[str]:

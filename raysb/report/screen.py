@@ -22,6 +22,7 @@ LIMITS = {  # of the settings, and what of a line of metrics counts towards them
     "max_time_s": "wall_time_s",
     "max_cost": "cost",
 }
+FIGURES = ("eval/error", "eval/loss")  # of an evaluation; a run without test rows has none
 
 
 class Screen:
@@ -94,9 +95,10 @@ class Screen:
         record = self._record(line)
         if self._figures is not None:
             self._figures.update(record)
-        if line["kind"] in ("epoch", "eval"):
+        evaluated = any(figure in line for figure in FIGURES)
+        if line["kind"] in ("epoch", "eval") and evaluated:
             self._console.evaluation(record)
-        elif line["kind"] == "train":
+        elif line["kind"] in ("epoch", "eval", "train"):
             self._console.progress(record)
         self._last |= record
 

@@ -16,12 +16,11 @@ from torch import nn
 from raysb.cluster import connected
 from raysb.config import Config, load
 from raysb.device import device_here
-from raysb.errors import ModelError
 from raysb.losses import LOSSES, CrossEntropy, build_loss
 from raysb.models import bare, build_from
-from raysb.nn.registry import MODELS
-from raysb.run import has_classes, resolve
+from raysb.prepare import has_classes, resolve
 from raysb.scan.file import ScoreFile, check_out
+from raysb.scan.foreign import refuse_foreign_code
 from raysb.scan.job import TRIED_ROWS, Scored, ScoreJob, find_columns, score_locally
 from raysb.scan.summary import Progress, ScoreSummary, Watch
 from raysb.scan.weights import build_with, check_names, find_weights
@@ -143,7 +142,7 @@ def score_configured(
     file, own_config = find_weights(Path(weights))
     config = load(config_file or own_config, flags)
     if own_config is not None and config_file is None:
-        _refuse_foreign_code(config, flags)
+        refuse_foreign_code(config, flags)
     config = replace(config, model=bare(config.model))  # what it starts from is replaced
     check_names(config.model, file, alone=own_config is None)
     sources = _open(
@@ -173,20 +172,6 @@ def score_configured(
     )
     with _engine(config.engine, job, config.address, verbose) as blocks:
         return _write(job, config.data.train, blocks, path, overwrite, watch, began)
-
-
-def _refuse_foreign_code(config: Config, flags: Sequence[str]) -> None:
-    """Code is imported by a name that the caller gives, never by one that lies in a file."""
-    named = load(None, flags)
-    for key, known, value, on_line in (
-        ("model.name", MODELS, config.model.name, named.model.name),
-        ("train.loss", LOSSES, config.train.loss, named.train.loss),
-    ):
-        if value not in known and value != on_line:
-            raise ModelError(
-                f"{key}={value} (config.toml of the run): this is code of yours, which is imported "
-                f"only where the command line names it; add --{key} {value}"
-            )
 
 
 def _open(

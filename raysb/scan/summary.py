@@ -25,7 +25,8 @@ class ScoreSummary:
         num_nonfinite: Rows whose loss is NaN or infinite, as it stands in the file.
         start_s: Seconds from the call to the first rows.
         wall_time_s: Seconds from the call to the finished file.
-        rows_per_s: Rows per second after the first ones.
+        rows_per_s: Rows after the first block over the time after it, which is that of scoring
+            alone; `None` where there was no second one.
     """
 
     path: str
@@ -37,7 +38,7 @@ class ScoreSummary:
     num_nonfinite: int
     start_s: float
     wall_time_s: float
-    rows_per_s: float
+    rows_per_s: float | None
 
     def as_json(self) -> dict[str, Any]:
         """Everything as numbers, text and lists of them."""
@@ -82,11 +83,10 @@ class Progress:
             self.num_wrong += int(np.count_nonzero(~batch[CORRECT].astype(np.bool_)))
 
     @property
-    def rows_per_s(self) -> float:
-        """Rows per second after the first block, which waited for the start."""
+    def rows_per_s(self) -> float | None:
+        """Rows per second after the first block, which waited for the start; `None` until then."""
         later = self.done - self.first_rows
-        seconds = self.seconds - self.first_s if later else self.seconds
-        return (later or self.done) / max(seconds, 1e-9)
+        return later / max(self.seconds - self.first_s, 1e-9) if later else None
 
     def summary(self, path: Path, columns: Sequence[str], num_bytes: int) -> ScoreSummary:
         """What the whole pass gave, once the file is written."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from raysb.errors import DataError
 from raysb.schema import ID
 from raysb.source.classes import classes_of
+from raysb.source.demo import DEMOS
 from raysb.source.open import open_sources
 from raysb.source.problems import (
     class_problems,
@@ -74,9 +75,9 @@ class Inspection:
 
     Args:
         path: As given.
-        num_files: Files.
+        num_files: Files; 0 of a demo set, which lies in a package.
         num_rows: Rows in all of them.
-        num_bytes: Their bytes on disk.
+        num_bytes: Their bytes on disk; of a demo set in memory.
         rows_per_group: Least, median and most rows of a row group.
         num_groups: Row groups.
         columns: Columns.
@@ -107,12 +108,15 @@ def inspect(path: str | Path) -> Inspection:
     """Look into parquet files; reads footers, ids, the target, and some pictures.
 
     Args:
-        path: A file, folder, glob or URI, as `data.train` takes it.
+        path: A file, folder, glob, URI or demo set, as `data.train` takes it.
 
     Raises:
         FileNotFoundError: The path matches nothing.
         DataError: A file is not parquet, or there are no rows.
+        ImportError: The package of a demo set is not installed.
     """
+    if isinstance(path, str) and path in DEMOS:
+        return _inspect_demo(path)
     groups, footers = open_row_groups(path, columns=(), id_column=None)
     schema = footers[0].schema.to_arrow_schema()
     roles = find_roles(schema)
@@ -130,7 +134,7 @@ def inspect(path: str | Path) -> Inspection:
     data = _data(str(path), schema, roles, pictures)
     training = None
     if data is None:
-        problems.append(_no_input(schema))
+        problems.append(_no_input(schema, target))
     else:
         training, refused = _try(data, labels=counts is not None)
         problems += [refused] if refused else []
@@ -146,8 +150,34 @@ def inspect(path: str | Path) -> Inspection:
         class_names=None if target is None else classes_of(schema, target),
         pictures=pictures,
         training=training,
-        command=_command(data, training, schema),
+        command=_command(data, training),
         problems=problems,
+    )
+
+
+def _inspect_demo(name: str) -> Inspection:
+    """Of rows that lie in a package, and in memory while a run lasts: there is no file."""
+    columns, data = DEMOS[name](), Data(train=name)
+    roles = {data.inputs[0]: "input", data.target: "target", ID: "id"}
+    classes, rows = np.unique(columns["label"], return_counts=True)
+    training, refused = _try(data, labels=True)
+    return Inspection(
+        path=name,
+        num_files=0,
+        num_rows=len(columns[ID]),
+        num_bytes=sum(column.nbytes for column in columns.values()),
+        rows_per_group=(0, 0, 0),
+        num_groups=0,
+        columns=[
+            Column(name=n, type=str(c.dtype), shape=list(c.shape[1:]), role=roles[n], nulls=0)
+            for n, c in columns.items()
+        ],
+        class_counts=dict(zip(classes.tolist(), rows.tolist(), strict=True)),
+        class_names=None,
+        pictures=None,
+        training=training,
+        command=_command(data, training),
+        problems=[refused] if refused else [],
     )
 
 
@@ -174,10 +204,12 @@ def _named(roles: Mapping[str, str], role: str) -> str | None:
     return next((name for name, each in roles.items() if each == role), None)
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def _is_scalar(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    )
+    return _is_number(kind) or bool(pa.types.is_boolean(kind))
 
 
 def _is_input(kind: pa.DataType) -> bool:
@@ -265,13 +297,17 @@ def _data(
     )
 
 
-def _no_input(schema: pa.Schema) -> str:
-    numbers = [n for n in schema.names if n != ID and _is_scalar(schema.field(n).type)]
+def _no_input(schema: pa.Schema, target: str | None) -> str:
+    numbers = [n for n in schema.names if n not in RESERVED and _is_number(schema.field(n).type)]
+    inputs = [name for name in numbers if name != target]
     how = "write the rows with one column of pictures, or of lists with equally many numbers"
-    if len(numbers) > 1:
+    if inputs:
+        apart = "" if target in (None, "label") else f" --label-column {shlex.quote(str(target))}"
+        more = ",..." if len(inputs) > 3 else ""
         how = (
             "join the columns of numbers into one: `raysb data convert FILE.csv OUT --features "
-            "all`; a model of one's own takes them as data.inputs=" + ",".join(numbers[:3]) + ",..."
+            f"all{apart}`; a model of one's own takes them as "
+            f"data.inputs={','.join(inputs[:3])}{more}"
         )
     return f"no column can be the input of one of raysb's own models: {how}"
 
@@ -288,7 +324,7 @@ def _try(data: Data, *, labels: bool) -> tuple[Training | None, str]:
     return training, ""
 
 
-def _command(data: Data | None, training: Training | None, schema: pa.Schema) -> str | None:
+def _command(data: Data | None, training: Training | None) -> str | None:
     """The shortest command line that trains on the rows."""
     if data is None or training is None or data.target is None:
         return None
@@ -299,7 +335,8 @@ def _command(data: Data | None, training: Training | None, schema: pa.Schema) ->
         words += ["--data.target", data.target]
     if data.image_size is not None:
         words += ["--data.image_size", ",".join(map(str, data.image_size))]
-    words += ["--data.test_fraction", str(data.test_fraction)]
+    if data.test_fraction:
+        words += ["--data.test_fraction", str(data.test_fraction)]
     if training.mean is None:
         words += ["--model.name", "mlp"]
     if training.num_classes is None:

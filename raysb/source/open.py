@@ -43,6 +43,20 @@ class Sources:
     std: tuple[float, ...] | None
 
 
+def given(rows: Any, call: str) -> Any:
+    """The rows that a caller gave; `None` would silently mean those of `data.train`.
+
+    Raises:
+        TypeError: They are `None`.
+    """
+    if rows is None:
+        raise TypeError(
+            f"{call}: the rows are None; give arrays, paths, a data set or a source. "
+            'The demo digits are "mnist5k"'
+        )
+    return rows
+
+
 def open_sources(
     data: Data,
     *,

@@ -295,7 +295,7 @@ class BatchStream(abc.ABC):
     # --- state ---------------------------------------------------------------------------------
 
     def all_consumed(self) -> dict[int, int]:
-        """Rows of each pool trained by all workers since the start. Collective."""
+        """Rows of each pool that all workers have trained and not forgotten. Collective."""
         total: dict[int, int] = {}
         for one in self.exchange.gather_objects(self.consumed):
             for pool, count in one.items():

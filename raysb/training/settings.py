@@ -35,7 +35,8 @@ class Training:
         lr: Learning rate before the schedule, at least 0.
         optimizer: sgd, adam, adamw, radam, a class of torch.optim, or an import path.
         optimizer_args: Arguments of the optimizer, by name.
-        loss: cross_entropy, mse, sequence_cross_entropy, a class of torch.nn, or an import path.
+        loss: cross_entropy, soft_cross_entropy, mse, sequence_cross_entropy, a class of torch.nn,
+            or an import path.
         loss_args: Arguments of the loss, by name.
         schedule: Course of the learning rate: constant, linear, cosine or step.
         schedule_axis: What the schedule's progress counts: epochs, steps (of max_steps) or cost

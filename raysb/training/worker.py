@@ -141,6 +141,7 @@ class Worker:
         rngs = self._stream.exchange.gather_objects(rng_state())
         if self._stream.exchange.rank != 0:
             ray.train.report({})
+            self._stream.committed(state["cursor"][0])
             return
         history = state.pop("history", None)
         with tempfile.TemporaryDirectory(prefix="raysb-") as folder:

@@ -103,6 +103,18 @@ def test_what_only_a_try_shows_is_asked_again_and_enter_keeps_what_was_before() 
     assert person.asked().count("train.epochs") == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"), [("model.name", "mlpp", "mlp"), ("train.optimizer", "addam", "adam")]
+)
+def test_a_name_that_nobody_knows_is_asked_for_again_at_once(key, wrong, right) -> None:
+    person = Person(**{key.replace(".", "__"): [wrong, right]})
+    interview(person, ["--data.train", "digits", "--engine", "local"])
+    asked = person.asked()
+    assert asked.count(key) == 2
+    assert asked[asked.index(key) + 1] == key
+    assert f"did you mean '{right}'" in person.screen
+
+
 def test_files_that_are_not_there_are_asked_for_again_at_once() -> None:
     person = Person(data__train=["gone.parquet", "digits"])
     _, config = interview(person, ["--engine", "local"])

@@ -99,3 +99,40 @@ def test_what_is_wrong_on_the_line_is_said_and_nothing_is_written(
     assert (got, out) == (code, "")
     assert message in err
     assert not (here / "out").exists()
+
+
+def test_the_advice_on_columns_of_numbers_leads_to_a_command_that_trains(capsys, here):
+    rng = np.random.default_rng(0)
+    rows = [f"{a:.3f},{b:.3f},{int(a > b)}" for a, b in rng.normal(size=(200, 2))]
+    (here / "in.csv").write_text("\n".join(["a,b,target", *rows]) + "\n")
+    say(capsys, "convert", "in.csv", "plain")
+    text = say(capsys, "inspect", "plain")[1]
+    [advice] = [part for part in text.split("`") if part.startswith("raysb data convert FILE")]
+    words = shlex.split(advice.replace("FILE.csv", "in.csv").replace("OUT", "joined"))
+    assert main(words[1:]) == 0
+    capsys.readouterr()
+    text = say(capsys, "inspect", "joined")[1]
+    assert "rows of features [2], target []" in text
+    [command] = [line for line in text.splitlines() if line.startswith("  raysb train ")]
+    assert "--data.inputs features --data.target target" in command
+
+
+def test_a_demo_set_is_inspected_like_files(capsys):
+    code, text, _ = say(capsys, "inspect", "digits")
+    assert code == 0
+    assert text.startswith("digits: 1,797 rows of a demo set, ")
+    assert "  raysb train --data.train digits\n" in text
+    assert json.loads(say(capsys, "inspect", "digits", "--json")[1])["num_rows"] == 1797
+
+
+def test_what_was_most_likely_not_meant_is_a_warning_that_names_the_option(capsys, here):
+    (here / "pets/in.csv").write_text("file,label\ncat/0.png,cat\ndog/1.png,dog\n")
+    code, text, err = say(capsys, "convert", "pets/in.csv", "out")
+    assert code == 0
+    assert "file string" in text
+    assert err == (
+        "warning: the column 'file' holds names of pictures and stays text; --image-column file "
+        "reads the pictures\n"
+    )
+    done = json.loads(say(capsys, "convert", "pets/in.csv", "more", "--json")[1])
+    assert [f"warning: {each}\n" for each in done["warnings"]] == [err]

@@ -162,6 +162,11 @@ def test_the_request_is_what_a_run_counts(flags) -> None:
         (LAPTOP, ["--train.num_cpus=6"], "--train.num_cpus 2"),
         (LAPTOP, ["--train.use_gpu=true"], "--train.use_gpu false"),
         (LAPTOP, ["--scoring.num_gpus=1"], None),
+        (
+            LAPTOP,
+            ["--train.num_workers=8", "--scoring.num_gpus=1"],
+            "--train.num_workers 1 --scoring.num_gpus 0",
+        ),
         (GPU_BOX, ["--scoring.num_gpus=0.25"], "--train.num_gpus 0.7"),
         (
             LAPTOP,

@@ -1,5 +1,6 @@
 """`raysb train --dry-run`: every stage once, and nothing left behind."""
 
+import copy
 import os
 import re
 import tempfile
@@ -204,3 +205,17 @@ def test_restoring_is_compared_with_what_was_saved_not_with_itself(monkeypatch) 
 def test_a_frozen_part_is_restored_too(tmp_path) -> None:
     assert "equal" in stages("--model.freeze", "layers.0")["restore"].said
     assert Path().exists()
+
+
+def test_weights_that_are_not_restored_are_seen_where_a_step_left_them(
+    monkeypatch,
+) -> None:
+    """With a rate of 0 the weights saved are those of the seed, and so are those built anew."""
+    from raysb import dry_run
+
+    real = dry_run.load
+    monkeypatch.setattr(
+        dry_run, "load", lambda folder, *, model: real(folder, model=copy.deepcopy(model))
+    )
+    with pytest.raises(dry_run.RaysbError, match="not what it saved: model/"):
+        stages("--train.lr", "0")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from sklearn.metrics import confusion_matrix
 
 import raysb
 from raysb import cli
-from raysb.config import load
+from raysb.commands.eval import HELP, SETTINGS
+from raysb.config import load, settings
 from raysb.run import train
 
 FAST = [
@@ -189,7 +191,7 @@ def test_code_of_ones_own_is_imported_where_the_command_line_names_it(
 
 
 @pytest.mark.parametrize(
-    "words", [["--run.dir", "model.name"], ["--data.test", "model.name/rows.parquet"]]
+    "words", [["--data.train", "model.name"], ["--data.test", "model.name/rows.parquet"]]
 )
 def test_a_flag_that_only_mentions_the_setting_imports_nothing(capsys, words) -> None:
     """The command line was searched for `model.name` as text: a path with it was enough."""
@@ -215,3 +217,40 @@ def test_weights_that_are_cut_off_are_an_error_in_one_line(capsys) -> None:
 def test_eval_without_a_directory_is_wrong_usage(capsys) -> None:
     assert cli.main(["eval", "--json"]) == 2
     assert "RUN_DIR must come first" in capsys.readouterr().err
+
+
+def test_the_figures_compared_with_are_those_of_the_last_evaluation(capsys) -> None:
+    run(*of_demo(), "--train.epochs", 2)
+    first, last = [li for li in raysb.read_metrics("out") if li["kind"] == "epoch"]
+    assert first["eval/loss"] != last["eval/loss"]
+    found = evaluated(capsys)
+    assert found["recorded"]["eval/loss"] == last["eval/loss"] == found["eval/loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["--train.epochs", "3"], "train.epochs"),
+        (["train.optimizer-args.momentum=0.9"], "train.optimizer_args.momentum"),
+        (["--eval.batch_size", "64", "--selector.beta=2"], "selector.beta"),
+        (["--engine", "local"], "engine"),
+        (["--model.freeze", "head"], "model.freeze"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_with_those_that_have_one(capsys, words, key) -> None:
+    assert cli.main(["eval", "nosuch", *words]) == 2
+    assert capsys.readouterr().err == (
+        f"raysb: error: {key} has no effect on an evaluation; settings that have one: "
+        f"{', '.join(SETTINGS)}\n"
+    )
+
+
+def test_a_value_that_looks_like_a_setting_is_none(capsys) -> None:
+    assert cli.main(["eval", "nosuch", "--data.test", "train.epochs"]) == 1
+    assert "nosuch holds no config.toml" in capsys.readouterr().err
+
+
+def test_the_help_names_the_settings_that_have_an_effect_and_no_others() -> None:
+    assert set(SETTINGS) <= set(settings())
+    assert set(re.findall(r"--(\w+\.\w+)", HELP)) - {"section.key"} == set(SETTINGS)
+    assert max(map(len, HELP.splitlines())) <= 100

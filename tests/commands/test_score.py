@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,7 +38,9 @@ def test_the_command_writes_the_file_and_says_what_was_scored(run, capsys) -> No
     said = capsys.readouterr()
     first, second, third = said.out.splitlines()
     assert re.fullmatch(r"scored:  1,442 rows, error \d+\.\d\d%, loss [\d.]+", first)
-    assert re.fullmatch(r"speed:   [\d,]+ rows/s, .* s in all, .* s until the first rows", second)
+    assert re.fullmatch(
+        r"speed:   [\d,]+ rows/s after the first block, .* s in all, .* s until .*", second
+    )
     assert third.startswith("written: scores.parquet, ")
     table = pq.read_table("scores.parquet")
     assert third.endswith(f": {', '.join(table.column_names)}")
@@ -64,6 +67,8 @@ def test_the_command_writes_the_file_and_says_what_was_scored(run, capsys) -> No
         (["nosuch", "--out", "a.parquet"], 1, "no such file or folder"),
         (["nosuch", "--out", "a.parquet", "--train.lr", "1"], 2, "train.lr has no effect"),
         (["nosuch", "--out", "a.parquet", "scoring.publish_every=2"], 2, "has no effect"),
+        (["nosuch", "--out", "a.parquet", "train.optimizer_args.momentum=0"], 2, "has no effect"),
+        (["nosuch", "--out", "a.parquet", "--data.train", "train.lr"], 1, "no such file or folder"),
         (["empty", "--out", "a.parquet"], 1, "holds no model"),
         (["empty", "--out", "empty"], 2, "is a folder"),
     ],
@@ -115,6 +120,9 @@ def test_rows_that_have_no_loss_and_losses_that_are_no_number_are_said_so() -> N
     )
     assert lines(summary) == [
         "scored:  1,234,567 rows",
-        "speed:   51,234 rows/s, 31.2 s in all, 6.0 s until the first rows",
+        "speed:   51,234 rows/s after the first block, 31.2 s in all, 6.0 s until the first rows",
         "written: a.parquet, 2.3 MB: id, margin",
     ]
+    assert lines(replace(summary, rows_per_s=None))[1] == (
+        "speed:   no rate, since all rows are one block, 31.2 s in all, 6.0 s until the first rows"
+    )

@@ -75,6 +75,15 @@ def test_the_end_says_what_was_reached_at_which_cost_and_where_it_lies() -> None
     ]
 
 
+def test_the_end_says_how_much_of_the_weights_was_published_where_it_is_a_part() -> None:
+    sizes = {"weights/published_bytes": 5160, "weights/total_bytes": 376744}
+    assert summary_lines({"wall_time_s": 2.0, **sizes}, "r")[0] == (
+        "cost:    2.0 s, 5,160 of 376,744 bytes of weights published"
+    )
+    whole = {**sizes, "weights/published_bytes": 376744}
+    assert summary_lines({"wall_time_s": 2.0, **whole}, "r")[0] == "cost:    2.0 s"
+
+
 def test_the_end_notes_an_early_stop_and_what_was_not_used() -> None:
     summary = {"stopped_by": "train.max_time_s=60", "num_unused": 1200, "num_nonfinite": 3}
     assert summary_lines(summary, "r") == [

@@ -150,6 +150,17 @@ def test_a_low_terminal_shows_as_many_rows_as_fit() -> None:
         assert shown(terminal, screen)[-3].startswith("epoch 2.25/10")
 
 
+def test_the_last_column_stays_free() -> None:
+    """Some terminals break a row that fills it, and the next drawing would begin too low."""
+    with Terminal(40) as terminal:
+        live = Live(lambda width: [Text("x" * width)], terminal.stream)
+        live.start()
+        live.draw()
+        lines = terminal.lines()
+        live.stop()
+    assert [len(line) for line in lines] == [0, 39]
+
+
 def test_what_others_print_stands_above_the_rows() -> None:
     with Terminal() as terminal, two_rows(terminal) as live:
         sys.stdout.write("one\ntw")

@@ -49,3 +49,26 @@ def test_the_phases_of_the_start_are_one_line_with_their_seconds(capsys: Any) ->
     assert capsys.readouterr().out == ""
     screen.phase("first batch")
     assert capsys.readouterr().out.startswith("start: checks 2.0 s, first batch 0.0 s")
+
+
+def test_where_nothing_was_evaluated_nothing_is_said_of_it(capsys: Any) -> None:
+    screen = Screen(Training(epochs=10), time.monotonic())
+    screen.line(line(kind="epoch", wall_time_s=1.0, **{"train/loss": 0.1}))
+    screen.line(line(kind="eval", wall_time_s=1.5))
+    assert capsys.readouterr().out == ""
+    screen.line(line(kind="epoch", wall_time_s=6.0))  # a line of progress is due all the same
+    assert capsys.readouterr().out.startswith("epoch 1/10, scored ")
+    screen.line(line(kind="epoch", wall_time_s=7.0, fraction=0.2, **{"eval/loss": 0.5}))
+    assert capsys.readouterr().out == "eval: loss 0.5, epoch 2/10, step 30\n"
+
+
+@pytest.mark.parametrize("published", [5160, 376744])
+def test_the_summary_says_which_part_of_the_weights_was_published(
+    capsys: Any, published: int
+) -> None:
+    screen = Screen(Training(), time.monotonic())
+    sizes = {"weights/published_bytes": published, "weights/total_bytes": 376744}
+    screen.line(line(kind="end", **sizes))
+    screen.summary("runs/x")
+    said = ", 6.0 s, 5,160 of 376,744 bytes of weights published\n" in capsys.readouterr().out
+    assert said == (published < 376744)

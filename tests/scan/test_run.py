@@ -141,7 +141,6 @@ def test_every_row_once_in_the_order_of_the_files_with_the_scores_of_a_plain_for
     assert summary.loss == pytest.approx(lost.mean(), rel=1e-5)
     assert summary.error == pytest.approx(1 - right.mean())
     assert (summary.num_rows, summary.num_nonfinite) == (sum(files), 0)
-    assert summary.rows_per_s > 0
     assert summary.num_bytes == Path("out.parquet").stat().st_size
 
 
@@ -268,6 +267,11 @@ def test_who_watches_is_told_of_every_block() -> None:
     assert done == sorted(set(done))
     assert done[-1] == 100
     assert len(done) > 1
+
+
+def test_the_rate_is_that_after_the_first_block() -> None:
+    assert call(rows=rows(100), scoring=Scoring(batch_size=10))[0].rows_per_s > 0
+    assert call(rows=rows(100), out="b.parquet")[0].rows_per_s is None
 
 
 # --- from a configuration -----------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """Weights that do not fit are refused by name, without a row of data."""
 
+import copy
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
 from raysb.errors import ModelError, RunDirectoryError
+from raysb.nn.lora import add_lora
 from raysb.nn.registry import MODELS, build_model
 from raysb.nn.settings import Model
 from raysb.scan.weights import build_with, check_names, find_weights
@@ -82,3 +86,31 @@ def test_a_state_dict_must_fit_too() -> None:
     assert torch.equal(model.weight, other.weight)
     with pytest.raises(ModelError, match="do not fit Linear"):
         build_with(lambda: nn.Linear(3, 2), nn.Linear(4, 2).state_dict())
+
+
+def test_of_several_checkpoints_the_newest_counts(tmp_path) -> None:
+    for age, step in enumerate((300, 200, 100)):
+        file = tmp_path / "run" / f"checkpoint_{step:09d}" / "model.safetensors"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1000 - age, 1000 - age))
+    newest = tmp_path / "run" / "checkpoint_000000300" / "model.safetensors"
+    assert find_weights(tmp_path / "run") == (newest, None)
+
+
+@pytest.mark.parametrize("kind", ["file", "state dict"])
+def test_whole_weights_fit_a_builder_that_adapts(tmp_path, kind) -> None:
+    """A run exports the module with its adapters merged: the builder has names that no file has."""
+
+    def adapted() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        add_lora(model, rank=1)
+        return model
+
+    trained = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    save_model(trained, str(tmp_path / "w.safetensors"))
+    weights = tmp_path / "w.safetensors" if kind == "file" else copy.copy(trained.state_dict())
+    model = build_with(adapted, weights)
+    x = torch.randn(5, 3)
+    assert torch.equal(model(x), trained(x))
+    assert model.state_dict().keys() == trained.state_dict().keys()

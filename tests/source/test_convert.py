@@ -332,6 +332,19 @@ def test_a_sample_without_its_label_is_a_problem(tmp_path):
     assert convert(tmp_path / "a.tar", tmp_path / "out", SKIP).num_rows == 1
 
 
+def test_a_name_that_stands_in_an_archive_twice_is_a_problem(tmp_path):
+    files = {"cat/a.png": noise(1), "./cat/a.png": noise(2), "dog/b.png": noise(3)}
+    with pytest.raises(DataError, match=r"cat/a\.png: stands in the archive twice"):
+        convert(tar(tmp_path / "a.tar", files), tmp_path / "out")
+    done = convert(tmp_path / "a.tar", tmp_path / "out", SKIP)
+    assert done.skipped == [{"name": "cat/a.png", "why": "stands in the archive twice"}]
+    table = rows(tmp_path / "out").to_pydict()
+    assert dict(zip(table["path"], table["image"], strict=True)) == {
+        "cat/a.png": noise(1),
+        "dog/b.png": noise(3),
+    }
+
+
 def test_names_and_links_in_an_archive_lead_nowhere(tmp_path):
     (tmp_path / "secret.png").write_bytes(noise(9))
     inside = tmp_path / "inside"
@@ -395,6 +408,14 @@ def test_columns_of_a_csv_have_the_types_that_pandas_gives_them(tmp_path):
         assert [x for x in a if x is not None and x == x] == [x for x in b if x == x], name
 
 
+def test_a_number_among_words_of_truth_makes_a_column_text(tmp_path):
+    """To arrow 0 and 1 are booleans too, and what was written would be lost."""
+    (tmp_path / "in.csv").write_text("a,b\n1,true\ntrue,False\n0,\n")
+    done = convert(tmp_path / "in.csv", tmp_path / "out")
+    assert done.columns == {"id": "int64", "a": "string", "b": "bool"}
+    assert sorted(rows(tmp_path / "out")["a"].to_pylist()) == ["0", "1", "true"]
+
+
 def test_a_type_that_only_the_last_rows_show_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("raysb.source.convert.csv._BLOCK", 1 << 10)
     lines = [f"{i},{i},{i}" for i in range(5_000)] + ["1,2.5,x"]
@@ -443,6 +464,31 @@ def test_paths_of_a_csv_become_pictures_and_none_leads_out_of_its_folder(tmp_pat
     assert dict(zip(table["path"], table["price"], strict=True)) == {
         f"pics/{i}.png": i + 0.5 for i in range(4)
     }
+
+
+def test_names_of_pictures_that_stay_text_are_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("raysb.source.convert.csv._BLOCK", 1 << 10)
+    write(tmp_path / "data", {f"{i}.png": noise(i) for i in range(200)})
+    lines = [f"{i}.png,{i}.PNG,s.jpg,{i}.png,x.jpg" for i in range(199)]
+    text = "\n".join(["file,scan of it,none,mixed,label", *lines, "199.png,,,no picture,x.jpg"])
+    (tmp_path / "data/in.csv").write_text(text + "\n")
+    told = convert(tmp_path / "data/in.csv", tmp_path / "out").warnings
+    assert [(each.split(" holds")[0], each.split("; ")[1]) for each in told] == [
+        ("the column 'file'", "--image-column file reads the pictures"),
+        ("the column 'scan of it'", "--image-column 'scan of it' reads the pictures"),
+        ("the column 'none'", "--image-column none reads the pictures"),
+    ]
+    done = convert(tmp_path / "data/in.csv", tmp_path / "more", Convert(image_column="file"))
+    assert (done.warnings, done.columns["image"]) == ([], "binary")
+
+
+def test_features_that_leave_no_target_are_warned_of(tmp_path):
+    (tmp_path / "in.csv").write_text("a,b,price\n1,2,3\n4,5,6\n")
+    [told] = convert(tmp_path / "in.csv", tmp_path / "one", Convert(features=("all",))).warnings
+    assert "(a, b, price)" in told
+    assert "--label-column NAME" in told
+    chosen = Convert(features=("all",), label_column="price")
+    assert convert(tmp_path / "in.csv", tmp_path / "two", chosen).warnings == []
 
 
 def test_rows_of_a_csv_that_lack_a_label_or_cells_are_problems(tmp_path):

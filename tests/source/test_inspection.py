@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from raysb.errors import DataError
 from raysb.source.classes import with_classes
+from raysb.source.demo import DEMOS
 from raysb.source.inspection import find_roles, inspect
 from raysb.source.problems import READER_BYTES, classes_in_a_window
 
@@ -167,7 +169,40 @@ def test_lists_of_numbers_are_an_input_and_floats_a_regression(table):
 def test_columns_of_single_numbers_are_no_input_and_the_remedy_is_said(table):
     found = inspect(table({"id": np.arange(100), "a": np.arange(100.0), "b": np.arange(100.0)}))
     assert found.command is None
-    assert "--features all" in found.problems[0]
+    assert "--features all`" in found.problems[0]
+    assert found.problems[0].endswith("data.inputs=a,b")
+
+
+@pytest.mark.parametrize(("target", "apart"), [("label", ""), ("target", " --label-column target")])
+def test_the_target_is_no_input_of_what_is_advised(table, target, apart):
+    numbers = {name: np.arange(100.0) for name in "abc"}
+    flags = {"seen": np.arange(100) % 3 == 0}
+    answers = {target: np.arange(100) % 2}
+    found = inspect(table({"id": np.arange(100), **answers, **numbers, **flags}))
+    assert f"--features all{apart}`" in found.problems[0]
+    assert found.problems[0].endswith("data.inputs=a,b,c")
+    found = inspect(table({**answers, **numbers, "d": np.arange(100), "e": np.arange(100.0)}))
+    assert found.problems[-1].endswith("data.inputs=a,b,c,...")
+
+
+@pytest.mark.parametrize("name", sorted(DEMOS))
+def test_a_demo_set_is_inspected_by_its_name(name):
+    found = inspect(name)
+    rows = {"digits": 1797, "mnist5k": 5000}[name]
+    assert (found.path, found.num_rows, found.num_files, found.problems) == (name, rows, 0, [])
+    assert found.command == f"raysb train --data.train {name}"
+    assert found.training.num_classes == 10
+    if name == "digits":
+        digits = load_digits()
+        assert found.class_counts == dict(enumerate(np.bincount(digits.target).tolist()))
+        assert found.training.shapes["image"] == (8, 8, 1)
+        assert found.training.mean == pytest.approx([digits.data.mean() / 16], rel=0.02)
+    assert [(c.name, c.role) for c in found.columns if c.role] == [
+        ("image", "input"),
+        ("label", "target"),
+        ("id", "id"),
+    ]
+    json.dumps(dataclasses.asdict(found))
 
 
 def test_names_of_classes_are_read_from_the_file(table):

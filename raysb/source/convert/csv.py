@@ -4,6 +4,7 @@ A column is of integers, floats, booleans or text, the first of these that fits 
 an empty cell is a missing value.
 """
 
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from raysb.errors import DataError
 from raysb.schema import ID
 from raysb.source.convert.folder import read_picture
 from raysb.source.convert.labels import Labels, by_name
-from raysb.source.convert.pictures import Picture, Seen, check_pictures
+from raysb.source.convert.pictures import SUFFIXES, Picture, Seen, check_pictures
 from raysb.source.convert.settings import Convert, Problems, id_of
 from raysb.source.settings import nearest
 
@@ -28,6 +29,7 @@ FEATURES, IMAGE, PATH, LABEL = "features", "image", "path", "label"
 _KINDS = (pa.int64(), pa.float64(), pa.bool_(), pa.string())
 _BLOCK = 8 << 20  # bytes read at once
 _ROW = "__row__"
+_PICTURE = rf"(?i)\.({'|'.join(suffix[1:] for suffix in SUFFIXES)})$"
 
 
 class CsvReader:
@@ -87,6 +89,7 @@ class CsvReader:
         """The type of each column, and the different texts of the label."""
         left = {name: list(_KINDS) for name in self._names}
         texts: set[str] = set()
+        pictures = [name for name in self._names if name != self._label]
         for text in _blocks(self._path, self._names, Problems("skip")):
             for name in self._names:
                 while not _fits(text[name], left[name][0]):
@@ -95,7 +98,18 @@ class CsvReader:
                 texts |= set(text[self._label].drop_null().unique().to_pylist())
             if self._image is not None:
                 self.num_bytes += sum(self._size(p) for p in text[self._image].to_pylist())
-        return {name: kinds[0] for name, kinds in left.items()}, texts
+            pictures = [name for name in pictures if _may_name_pictures(text[name])]
+        kinds = {name: kinds[0] for name, kinds in left.items()}
+        if self._image is None:
+            self._warn_of_pictures([name for name in pictures if kinds[name] == pa.string()])
+        return kinds, texts
+
+    def _warn_of_pictures(self, names: list[str]) -> None:
+        for name in names:
+            self._problems.warnings.append(
+                f"the column {name!r} holds names of pictures and stays text; --image-column "
+                f"{shlex.quote(name)} reads the pictures"
+            )
 
     def _size(self, name: str | None) -> int:
         path = None if name is None else self._inside(name)
@@ -113,6 +127,11 @@ class CsvReader:
             others = (ID, self._label, self._image)
             numeric = (pa.int64(), pa.float64())
             names = [n for n in self._names if self._kinds[n] in numeric and n not in others]
+            if names and self._label is None:
+                self._problems.warnings.append(
+                    f"--features all joins every column of numbers ({', '.join(names)}), and none "
+                    "is left as the target; --label-column NAME keeps it apart"
+                )
         for name in names:
             self._known(name, "--features")
             if self._kinds[name] == pa.string():
@@ -251,6 +270,11 @@ def _broken(path: Path, error: Exception) -> DataError:
         f"{path}: cannot be read as CSV ({error}). It must be UTF-8 with one line of names and as "
         "many cells in each row."
     )
+
+
+def _may_name_pictures(text: Any) -> bool:
+    """Whether all values end as names of pictures do; also where all are missing."""
+    return pc.all(pc.match_substring_regex(text, _PICTURE)).as_py() is not False
 
 
 def _fits(text: Any, kind: pa.DataType) -> bool:

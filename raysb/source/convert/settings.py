@@ -72,11 +72,15 @@ class Problems:
 
     Args:
         on_error: `fail` or `skip`.
+        listed: Name and reason of each.
+        passed_over: Files that are not meant to be rows, by suffix.
+        warnings: What most likely was not meant, with the option that mends it.
     """
 
     on_error: str
     listed: list[dict[str, str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, name: str, why: str) -> None:
         """Note a row; with `fail` it is an error.

@@ -46,6 +46,7 @@ class Converted:
         columns: Columns with their types.
         skipped: Name and reason of each row left out.
         passed_over: Files that were not meant to be rows, by suffix.
+        warnings: What most likely was not meant, with the option that mends it.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Converted:
     columns: dict[str, str]
     skipped: list[dict[str, str]]
     passed_over: dict[str, int]
+    warnings: list[str]
 
 
 def convert(source: str | Path, out: str | Path, settings: Convert | None = None) -> Converted:
@@ -101,6 +103,7 @@ def convert(source: str | Path, out: str | Path, settings: Convert | None = None
         columns={field.name: str(field.type) for field in reader.schema()},
         skipped=problems.listed,
         passed_over=problems.passed_over,
+        warnings=problems.warnings,
     )
 
 
