@@ -368,9 +368,8 @@ def test_a_run_in_one_process_on_parquet_never_loads_ray(tmp_path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written() -> None:
     flags = ["--engine=local", "--data.train=digits", "--train.use_gpu=true"]
     with pytest.raises(ResourceError, match=r"train\.use_gpu=true: torch finds no GPU"):
         train(load(None, flags))
-    assert not list(tmp_path.iterdir())
+    assert not list(Path().iterdir())
