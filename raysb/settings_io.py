@@ -180,7 +180,9 @@ def explain(message: str, section: str, given: Mapping[str, Given]) -> str:
 def describe_setting(setting: Setting) -> str:
     """One setting for `--help`: its flag, its line, its type and its default."""
     default = NONE if setting.default is None else _short(setting.default)
-    text = f"{setting.help.rstrip('.')} ({type_name(setting.hint)}; default {default})"
+    kind = type_name(setting.hint)
+    kind = kind.replace("|", " | ") if len(kind) > 60 else kind  # so that it can be wrapped
+    text = f"{setting.help.rstrip('.')} ({kind}; default {default})"
     flag = f"  --{setting.key}"
     wrapped = textwrap.wrap(text, 66, break_long_words=False, break_on_hyphens=False)
     first = f"{flag:<33} " if len(flag) <= 33 else f"{flag}\n{'':34}"

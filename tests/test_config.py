@@ -313,13 +313,15 @@ def test_a_selector_without_a_kind_cannot_be_written() -> None:
     class Mine(Uniform):
         pass
 
-    with pytest.raises(TypeError, match="only selective_backprop, uniform have a kind"):
+    with pytest.raises(TypeError, match=r"only selective_backprop, uniform, .* have a kind"):
         to_toml(Config(selector=Mine()))
 
 
 def test_help_lists_every_key_exactly_once_with_a_line_on_it() -> None:
-    shown = re.findall(r"^  --(\S+)", describe(), re.MULTILINE)
-    assert sorted(shown) == sorted(known_settings())
+    blocks = [re.findall(r"^  --(\S+)", each, re.MULTILINE) for each in describe().split("\n\n")]
+    shown = {key for block in blocks for key in block}  # kinds of selectors may share a name
+    assert all(len(block) == len(set(block)) for block in blocks)
+    assert shown == set(known_settings())
     assert {key.split(".")[0] for key in shown} >= {"data", "selector", "run", "engine"}
     assert not [key for key, each in known_settings().items() if not each.help]
 

@@ -1,11 +1,19 @@
 """Which rows of a scored pool are worth a backward pass. Plain numpy.
 
-`SELECTORS` maps the values of `selector.kind` to the classes.
+`SELECTORS` maps the values of `selector.kind` to the classes. `RandomSubset` is not among them:
+where nothing is scored, the stream trains on all rows and asks no selector.
 """
 
 from raysb.selection.base import Selector as Selector
 from raysb.selection.batcher import Batcher as Batcher
+from raysb.selection.confidence_band import ConfidenceBand as ConfidenceBand
 from raysb.selection.distribution import LossDistribution as LossDistribution
+from raysb.selection.highest_k import HighestK as HighestK
+from raysb.selection.highest_k import LowestK as LowestK
+from raysb.selection.ordered_sgd import OrderedSGD as OrderedSGD
+from raysb.selection.random_subset import RandomSubset as RandomSubset
+from raysb.selection.rank_sampling import RankSampling as RankSampling
+from raysb.selection.reservoir import WeightedReservoir as WeightedReservoir
 from raysb.selection.selective_backprop import SelectiveBackprop as SelectiveBackprop
 from raysb.selection.stage import SelectedPool as SelectedPool
 from raysb.selection.stage import select_pool as select_pool
@@ -14,4 +22,9 @@ from raysb.selection.uniform import Uniform as Uniform
 SELECTORS: dict[str, type[Selector]] = {
     "selective_backprop": SelectiveBackprop,
     "uniform": Uniform,
+    "highest_k": HighestK,
+    "lowest_k": LowestK,
+    "confidence_band": ConfidenceBand,
+    "rank_sampling": RankSampling,
+    "ordered_sgd": OrderedSGD,
 }

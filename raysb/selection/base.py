@@ -4,6 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from raysb.history.state import VERSION, check_state
 from raysb.schema import Floats, Ids, Selection
 from raysb.seeding import Draws
@@ -76,3 +79,37 @@ class Selector(ABC):
     def _count(self, offered: int, selected: int) -> None:
         self._num_offered += offered
         self._num_selected += selected
+
+    # --- what built-in selectors are made of ----------------------------------------------------
+
+    def _check(self, valid: bool, name: str, allowed: str) -> None:
+        if not valid:
+            given = f"{name}={getattr(self, name)!r}"
+            raise ValueError(f"{type(self).__name__}({given}): must be {allowed}")
+
+    def _finite(self, ids: Ids, scores: Floats | None) -> Floats:
+        """The scores, one per id and all finite."""
+        if scores is None or len(scores) != len(ids) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"{type(self).__name__}.select: {len(ids)} ids need as many finite losses, got "
+                f"{None if scores is None else scores}; leave out the others, as select_pool does"
+            )
+        return scores
+
+    def _given(self, distribution: LossDistribution | None) -> LossDistribution:
+        if distribution is None:
+            name = type(self).__name__
+            raise ValueError(f"{name}.select(distribution=None): losses have no rank")
+        return distribution
+
+    def _draw(self, ids: Ids, probability: npt.NDArray[np.float64], draws: Draws) -> Selection:
+        """Each row by itself: it is selected where its draw lies below its probability."""
+        rows = np.flatnonzero(draws.uniform(ids) < probability)
+        return self._selected(ids, rows, probability[rows])
+
+    def _selected(
+        self, ids: Ids, rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
+    ) -> Selection:
+        """Count, and pass on rows (ascending) with their probability and weight 1."""
+        self._count(len(ids), len(rows))
+        return Selection(rows, probability.astype(np.float32), np.ones(len(rows), np.float32))

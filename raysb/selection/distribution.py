@@ -15,7 +15,7 @@ class LossDistribution:
     """The cumulative distribution function of some losses.
 
     Args:
-        losses: [R], in any order, all finite.
+        losses: [R], oldest first (the order matters to `recent` alone), all finite.
 
     Raises:
         ValueError: A loss is not finite: it would shift the ranks of all others.
@@ -27,6 +27,7 @@ class LossDistribution:
                 f"LossDistribution: {int((~np.isfinite(losses)).sum())} of {len(losses)} losses "
                 "are not finite; leave them out, as select_pool does"
             )
+        self._losses = losses
         self._sorted = np.sort(losses)
 
     @classmethod
@@ -59,13 +60,45 @@ class LossDistribution:
         Raises:
             ValueError: The distribution is empty.
         """
-        if not len(self._sorted):
-            raise ValueError(
-                "LossDistribution.cdf: there are no losses to rank against; append the pool's own "
-                "first: LossDistribution.merged(window, own, capacity)"
-            )
+        self._require_losses("cdf")
         less = np.searchsorted(self._sorted, losses, side="left")
         if ties == "strict":
             return less / len(self._sorted)
         not_above = np.searchsorted(self._sorted, losses, side="right")
         return (less + not_above) / (2 * len(self._sorted))
+
+    def interval(
+        self, losses: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The ranks that each loss takes up: from #less / R to (#less + #equal) / R.
+
+        Equal losses share an interval; a loss that is none of the R takes up the 1/R beside it. The
+        mean over its interval of a probability given by rank is the chance of a loss with which
+        ties are neither preferred nor put at a disadvantage, and with which the chances of the R
+        losses add up to R times the integral of that probability, exactly.
+
+        Args:
+            losses: [n], finite.
+
+        Returns:
+            Two arrays float64 [n] in [0, 1], the second larger by at least 1/R.
+
+        Raises:
+            ValueError: The distribution is empty.
+        """
+        self._require_losses("interval")
+        size = len(self._sorted)
+        less = np.minimum(np.searchsorted(self._sorted, losses, side="left"), size - 1)
+        not_above = np.searchsorted(self._sorted, losses, side="right")
+        return less / size, np.maximum(not_above, less + 1) / size
+
+    def recent(self, count: int) -> npt.NDArray[np.floating]:
+        """The last `count` losses, or all where there are fewer, oldest first. [<=count]"""
+        return self._losses[max(len(self._losses) - count, 0) :]
+
+    def _require_losses(self, method: str) -> None:
+        if not len(self._sorted):
+            raise ValueError(
+                f"LossDistribution.{method}: there are no losses to rank against; append the "
+                "pool's own first: LossDistribution.merged(window, own, capacity)"
+            )

@@ -11,6 +11,7 @@ from raysb.schema import Floats, Ids, Selection
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.distribution import TIES, LossDistribution, Ties
+from raysb.selection.target import recent_enough, solve_beta
 
 
 @dataclass(kw_only=True)
@@ -31,6 +32,10 @@ class SelectiveBackprop(Selector):
         warmup_epochs: Epochs at the start in which every row is selected while the history fills.
         ties: "mid" ranks a loss by (#less + #equal / 2) / R; "strict" by #less / R as the original
             code, with which data whose losses are all equal is never selected again.
+        target_fraction: Share of rows to keep whatever the losses do; none keeps what beta gives.
+            Beta is then not used but solved for with each pool, so that the last losses of the
+            distribution, ranked in all of it, are kept at this share. When losses fall, new ones
+            rank low among the old, and a fixed beta keeps ever fewer.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -48,50 +53,55 @@ class SelectiveBackprop(Selector):
     history: int = 1024
     warmup_epochs: int = 0
     ties: Ties = "mid"
+    target_fraction: float | None = None
 
     def __post_init__(self) -> None:
-        _check(0 < self.beta < math.inf, "beta", self.beta, "a finite number above 0")
-        _check(0 <= self.min_probability <= 1, "min_probability", self.min_probability, "in [0, 1]")
-        _check(self.history >= 1, "history", self.history, "at least 1")
-        _check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
-        _check(self.ties in TIES, "ties", self.ties, " or ".join(map(repr, TIES)))
+        target = self.target_fraction
+        self._check(0 < self.beta < math.inf, "beta", "a finite number above 0")
+        self._check(0 <= self.min_probability <= 1, "min_probability", "in [0, 1]")
+        self._check(self.history >= 1, "history", "at least 1")
+        self._check(self.warmup_epochs >= 0, "warmup_epochs", "at least 0")
+        self._check(self.ties in TIES, "ties", " or ".join(map(repr, TIES)))
+        fits = target is None or self.min_probability < target < 1
+        self._check(fits, "target_fraction", "above min_probability and below 1, or none")
 
     def select(
         self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws
     ) -> Selection:
         """Choose the rows whose draw lies below their probability; scores are losses."""
-        if scores is None or len(scores) != len(ids) or not np.isfinite(scores).all():
-            raise ValueError(
-                f"SelectiveBackprop.select: {len(ids)} ids need as many finite losses, got "
-                f"{None if scores is None else scores}; leave out the others, as select_pool does"
-            )
+        losses = self._finite(ids, scores)
         probability = np.ones(len(ids))
         if draws.epoch >= self.warmup_epochs and len(ids):
-            if distribution is None:
-                raise ValueError("SelectiveBackprop.select(distribution=None): losses have no rank")
-            probability = self.probability(scores, distribution)
-        rows = np.flatnonzero(draws.uniform(ids) < probability)
-        self._count(len(ids), len(rows))
-        chosen = probability[rows].astype(np.float32)
-        return Selection(rows, chosen, np.ones(len(rows), np.float32))
+            probability = self.probability(losses, self._given(distribution))
+        return self._draw(ids, probability, draws)
 
     def probability(
         self, losses: Floats, distribution: LossDistribution
     ) -> npt.NDArray[np.float64]:
         """P of each loss after the warm-up. float64 [n] in [s, 1]."""
         rank = distribution.cdf(losses, self.ties)
-        return np.maximum(self.min_probability, rank**self.beta)
+        return np.maximum(self.min_probability, rank ** self.beta_of(len(losses), distribution))
+
+    def beta_of(self, rows: int, distribution: LossDistribution) -> float:
+        """The exponent for a pool of so many rows: `beta`, or what keeps `target_fraction`.
+
+        A function of the distribution alone, which ends with the pool's own losses: every scorer,
+        and every replay of a pool, finds the same.
+        """
+        if self.target_fraction is None:
+            return self.beta
+        recent = distribution.recent(recent_enough(rows, len(distribution)))
+        ranks = distribution.cdf(recent, self.ties)
+        return solve_beta(ranks, self.min_probability, self.target_fraction)
 
     def expected_fraction(self) -> float:
         """Share of rows that is kept after the warm-up if losses are continuous and stationary.
 
-        1/(beta+1); with a floor, s u0 + (1 - u0^(beta+1))/(beta+1), where u0 = s^(1/beta).
+        1/(beta+1); with a floor, s u0 + (1 - u0^(beta+1))/(beta+1), where u0 = s^(1/beta); with
+        `target_fraction` that one, stationary or not.
         """
+        if self.target_fraction is not None:
+            return self.target_fraction
         floor_ends: float = self.min_probability ** (1 / self.beta)
         above: float = (1 - floor_ends ** (self.beta + 1)) / (self.beta + 1)
         return self.min_probability * floor_ends + above
-
-
-def _check(valid: bool, name: str, value: object, allowed: str) -> None:
-    if not valid:
-        raise ValueError(f"SelectiveBackprop({name}={value!r}): must be {allowed}")

@@ -9,7 +9,7 @@ from torch import nn
 from raysb.schema import Batch, Source
 from raysb.scoring.limits import Limits, limits_for
 from raysb.scoring.settings import Scoring
-from raysb.selection import SelectiveBackprop, Selector
+from raysb.selection import SelectiveBackprop, Selector, Uniform
 from raysb.source.augment import Augmentation, augment, none
 from raysb.source.open import Sources
 from raysb.source.plan import PoolPlan
@@ -49,6 +49,12 @@ class StreamSpec:
     name: str = "train"
 
     def __post_init__(self) -> None:
+        if not self.scored and not isinstance(self.selector, Uniform):
+            raise ValueError(
+                f"{type(self.selector).__name__} selects without scores: where nothing is scored, "
+                "all rows are trained, and it would never be asked. Use it in a loop of your own, "
+                "or Uniform here"
+            )
         if self.num_readers == 0 and not self.scored:
             raise ValueError(
                 "data.num_readers=0 with a selector that scores nothing: there would be no scorer "

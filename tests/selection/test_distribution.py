@@ -68,3 +68,34 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         LossDistribution(floats([1, np.nan]))
     with pytest.raises(ValueError, match="no losses to rank against"):
         LossDistribution(floats([])).cdf(floats([1]))
+
+
+@given(VALUES, VALUES)
+def test_the_interval_of_a_loss_is_between_its_strict_and_its_weak_rank(history, asked) -> None:
+    distribution = LossDistribution(floats(history))
+    starts, ends = distribution.interval(floats(asked))
+    for start, end, loss in zip(starts, ends, floats(asked), strict=True):
+        if loss in floats(history):
+            wanted = [
+                stats.percentileofscore(floats(history), loss, kind) / 100
+                for kind in ("strict", "weak")
+            ]
+            np.testing.assert_allclose([start, end], wanted, atol=1e-12)
+        else:  # the 1/R beside it
+            assert end - start == pytest.approx(1 / len(history))
+            assert start - 1e-12 <= sum(h < loss for h in history) / len(history) <= end + 1e-12
+            assert 0 <= start < end <= 1
+
+
+def test_recent_losses_are_the_last_in_the_order_of_arrival() -> None:
+    merged = LossDistribution.merged(floats([9, 1, 8]), floats([2, 7]), 4)
+    assert merged.recent(3).tolist() == [8, 2, 7]
+    assert merged.recent(0).tolist() == []
+    assert merged.recent(99).tolist() == [1, 8, 2, 7]
+
+
+def test_an_empty_distribution_ranks_nothing() -> None:
+    empty = LossDistribution(floats([]))
+    for ask in (empty.cdf, empty.interval):
+        with pytest.raises(ValueError, match="no losses to rank against"):
+            ask(floats([1]))

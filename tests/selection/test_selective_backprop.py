@@ -176,6 +176,9 @@ def test_warmup_epochs_keep_every_row_and_say_so() -> None:
         ("history", 0),
         ("warmup_epochs", -1),
         ("ties", "low"),
+        ("target_fraction", 0.0),
+        ("target_fraction", 1),
+        ("target_fraction", float("nan")),
     ],
 )
 def test_values_out_of_range_are_refused_at_construction(name, value) -> None:
@@ -183,9 +186,62 @@ def test_values_out_of_range_are_refused_at_construction(name, value) -> None:
         SelectiveBackprop(**{name: value})
 
 
-def test_scores_that_do_not_fit_are_refused() -> None:
-    losses = np.float32([1, np.nan])
-    own = LossDistribution(losses[:1])
-    for scores in (losses, losses[:1], None):
-        with pytest.raises(ValueError, match="2 ids need as many finite losses"):
-            SelectiveBackprop().select(np.arange(2), scores, own, Draws())
+def test_a_target_below_the_floor_is_refused() -> None:
+    with pytest.raises(ValueError, match="above min_probability"):
+        SelectiveBackprop(target_fraction=0.2, min_probability=0.2)
+
+
+def test_losses_without_a_distribution_have_no_rank() -> None:
+    with pytest.raises(ValueError, match=r"SelectiveBackprop\.select\(distribution=None\)"):
+        SelectiveBackprop().select(np.arange(2), np.ones(2, np.float32), None, Draws())
+
+
+# --- a target of the kept fraction ---------------------------------------------------------------
+
+
+def drifting(by: float, pools: int = 400) -> list[np.ndarray]:
+    return [losses * np.float32(by**pool) for pool, losses in enumerate(exponential(pools))]
+
+
+@pytest.mark.parametrize("target", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("by", [0.99, 1.0, 1.01])
+@pytest.mark.parametrize("history", [1024, 8192])
+def test_the_target_is_kept_under_drift(target, by, history) -> None:
+    pools = drifting(by)
+    selector = SelectiveBackprop(target_fraction=target, history=history)
+    assert np.mean(stream(selector, pools)[50:]) == pytest.approx(target, abs=0.02)
+
+
+@pytest.mark.parametrize(("by", "sign"), [(0.99, -1), (1.01, 1)])
+def test_without_a_target_the_kept_fraction_drifts_away(by, sign) -> None:
+    kept = np.mean(stream(SelectiveBackprop(history=8192), drifting(by))[50:])
+    assert sign * (kept - 0.5) > 0.03
+
+
+def test_a_target_ranks_easy_and_hard_pools_against_each_other() -> None:
+    """The controller looks beyond one pool, or each would be kept at the target."""
+    selector = SelectiveBackprop(target_fraction=0.25)
+    kept = stream(selector, exponential(2000, means=(0.2, 2.0)))
+    assert np.mean(kept) == pytest.approx(0.25, abs=0.01)
+    assert np.mean(kept[::2]) == pytest.approx(0.057, abs=0.015)
+
+
+def test_a_target_with_equal_losses_is_kept_and_with_a_floor_too() -> None:
+    pools = [np.full(POOL_ROWS, 0.7, np.float32)] * 200
+    for floor in (0.0, 0.1):
+        selector = SelectiveBackprop(target_fraction=0.2, min_probability=floor)
+        assert np.mean(stream(selector, pools)) == pytest.approx(0.2, abs=0.01)
+
+
+def test_the_expected_fraction_with_a_target_is_the_target() -> None:
+    assert SelectiveBackprop(target_fraction=0.3).expected_fraction() == 0.3
+
+
+def test_a_pool_scored_again_is_selected_again_whatever_came_between() -> None:
+    """No state: scorers that saw other pools, and replays, find the same exponent."""
+    fresh, used = (SelectiveBackprop(target_fraction=0.25) for _ in range(2))
+    stream(used, exponential(20))
+    window, losses = exponential(3)[1], exponential(3)[2]
+    merged = LossDistribution.merged(window, losses, 1024)
+    picks = [s.select(np.arange(POOL_ROWS), losses, merged, Draws()) for s in (fresh, used)]
+    assert picks[0].indices.tolist() == picks[1].indices.tolist()
