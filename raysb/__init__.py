@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from raysb.schema import Source as Source
     from raysb.scoring.settings import Scoring as Scoring
     from raysb.seeding import Draws as Draws
+    from raysb.selection import ConfidenceBand as ConfidenceBand
+    from raysb.selection import HighestK as HighestK
     from raysb.selection import LossDistribution as LossDistribution
+    from raysb.selection import LowestK as LowestK
+    from raysb.selection import OrderedSGD as OrderedSGD
+    from raysb.selection import RandomSubset as RandomSubset
+    from raysb.selection import RankSampling as RankSampling
     from raysb.selection import SelectiveBackprop as SelectiveBackprop
     from raysb.selection import Selector as Selector
     from raysb.selection import Uniform as Uniform
+    from raysb.selection import WeightedReservoir as WeightedReservoir
     from raysb.source.settings import Data as Data
     from raysb.stream import SelectiveStream as SelectiveStream
     from raysb.task import inputs as inputs
@@ -41,19 +48,25 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ConfidenceBand": "raysb.selection",
     "Data": "raysb.source.settings",
     "DataError": "raysb.errors",
     "Draws": "raysb.seeding",
     "Evaluation": "raysb.training.settings",
     "get_stream": "raysb.training.stream",
+    "HighestK": "raysb.selection",
     "History": "raysb.history.settings",
     "inputs": "raysb.task",
     "load_model": "raysb.models",
     "LossDistribution": "raysb.selection",
     "losses": "raysb.losses",
+    "LowestK": "raysb.selection",
     "ModelError": "raysb.errors",
     "NonFiniteError": "raysb.errors",
+    "OrderedSGD": "raysb.selection",
     "pad": "raysb.collate",
+    "RandomSubset": "raysb.selection",
+    "RankSampling": "raysb.selection",
     "RaysbError": "raysb.errors",
     "read_audit": "raysb.training.audit",
     "read_metrics": "raysb.report.records",
@@ -71,17 +84,24 @@ _HOMES = {
     "StreamOrderError": "raysb.errors",
     "Training": "raysb.training.settings",
     "Uniform": "raysb.selection",
+    "WeightedReservoir": "raysb.selection",
 }
 
 __all__ = [
+    "ConfidenceBand",
     "Data",
     "DataError",
     "Draws",
     "Evaluation",
+    "HighestK",
     "History",
     "LossDistribution",
+    "LowestK",
     "ModelError",
     "NonFiniteError",
+    "OrderedSGD",
+    "RandomSubset",
+    "RankSampling",
     "RaysbError",
     "ResourceError",
     "RunDirectoryError",
@@ -96,6 +116,7 @@ __all__ = [
     "StreamOrderError",
     "Training",
     "Uniform",
+    "WeightedReservoir",
     "__version__",
     "get_stream",
     "inputs",
