@@ -334,8 +334,9 @@ def in_a_process(words: list[str]) -> str:
 
 @pytest.mark.ray
 def test_the_benchmark_measures_a_part_and_writes_its_record(place, monkeypatch) -> None:
-    """Part e alone, the shortest, once, on a cluster of its own."""
+    """Part e alone, the shortest, once, on a cluster of its own beside that of the tests."""
     monkeypatch.chdir(place)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     said = in_a_process(
         shlex.split("python pipelines/benchmarks/throughput.py --only e --quick --out found")
     )
