@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from raysb.selection import RankSampling as RankSampling
     from raysb.selection import SelectiveBackprop as SelectiveBackprop
     from raysb.selection import Selector as Selector
+    from raysb.selection import StaleSelectiveBackprop as StaleSelectiveBackprop
     from raysb.selection import Uniform as Uniform
     from raysb.selection import WeightedReservoir as WeightedReservoir
     from raysb.source.settings import Data as Data
@@ -81,6 +82,7 @@ _HOMES = {
     "SelectiveTrainer": "raysb.trainer",
     "Selector": "raysb.selection",
     "Source": "raysb.schema",
+    "StaleSelectiveBackprop": "raysb.selection",
     "StreamOrderError": "raysb.errors",
     "Training": "raysb.training.settings",
     "Uniform": "raysb.selection",
@@ -113,6 +115,7 @@ __all__ = [
     "SelectiveTrainer",
     "Selector",
     "Source",
+    "StaleSelectiveBackprop",
     "StreamOrderError",
     "Training",
     "Uniform",

@@ -34,6 +34,10 @@ class BoardState:
             )
         return self._values[name]
 
+    async def version(self, name: str) -> int:
+        """Version of a value, -1 where there is none."""
+        return self._values.get(name, (-1, None))[0]
+
     async def append(self, name: str, line: Any) -> None:
         """Add a line to a log that somebody drains."""
         self._lines.setdefault(name, []).append(line)
@@ -66,6 +70,10 @@ class Board:
     def get(self, name: str, at_least: int = 0) -> tuple[int, Any]:
         """Return (version, value), waiting for a version of at least `at_least`."""
         return cast(tuple[int, Any], ray.get(self._actor.get.remote(name, at_least)))
+
+    def version(self, name: str) -> int:
+        """Version of the value that is there now, -1 where there is none."""
+        return cast(int, ray.get(self._actor.version.remote(name)))
 
     def append(self, name: str, line: Any) -> None:
         """Add a line to a log, without waiting."""

@@ -284,6 +284,7 @@ class DryRun:
             "num_steps": stream.num_steps,
             "num_backpropped": stream.num_backpropped,
             "ledger": stream.ledger.state_dict(),
+            "outlooks": stream.outlook_states(),
         }
         return {
             "model": other.state_dict(),

@@ -33,7 +33,6 @@ from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss, TensorBatch
 from raysb.training.batch_stream import unwrap
 from raysb.training.check import try_first_rows
-from raysb.training.reading import with_weights
 from raysb.training.spec import StreamSpec
 
 VERSION = 1
@@ -259,8 +258,7 @@ class _Pools(LocalStream):
 
     def read(self, pool: int) -> Batch:
         """Selected rows of a pool, scored with the model as it is."""
-        batch = self.spec.read(self._plan(), pool)
-        return self._score(self._plan(), batch) if self.spec.scored else with_weights(batch)
+        return self.rows_of(self._plan(), pool)
 
     def hand_out(self, rows: int) -> None:
         """Count a batch as a step."""

@@ -11,20 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from raysb.device import device_here
+from raysb.errors import StreamOrderError
 from raysb.history.ring import LossRing
 from raysb.history.table import LossTable
 from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stoppable
 from raysb.job import TrainingJob
 from raysb.optim.registry import build_optimizer
 from raysb.report.directory import RunDirectory
-from raysb.schema import POOL, Batch, PoolScores, num_rows
-from raysb.scoring.ledger import Cursor, Ledger, Refusal
+from raysb.schema import ID, Batch, Floats, Ids, PoolScores, num_rows
+from raysb.scoring.ledger import Cursor, Grant, Ledger, Refusal
 from raysb.scoring.limits import limits_for
 from raysb.seeding import key
+from raysb.selection.preselection import Outlook
 from raysb.selection.scorer import score_pool
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
@@ -32,7 +35,7 @@ from raysb.training.checkpoint import save_atomically
 from raysb.training.evaluation import evaluate
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
-from raysb.training.reading import with_weights
+from raysb.training.reading import unscored_record
 from raysb.training.schedule import Budget
 from raysb.training.spec import StreamSpec
 
@@ -64,7 +67,9 @@ class LocalStream(BatchStream):
             rows_per_epoch=spec.source.num_rows,
             max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
         )
-        self.history = LossTable(spec.source.num_rows if spec.scored else 0)
+        self.history = LossTable(spec.source.num_rows if spec.has_history else 0)
+        self._reading = spec.reading
+        self._outlooks: dict[int, Outlook | None] = {}
 
     def _open(self, batch_size: int, epochs: int, model: nn.Module | None) -> PoolPlan:
         plan = self.spec.plan(batch_size, epochs)
@@ -88,17 +93,35 @@ class LocalStream(BatchStream):
     def _blocks(self) -> Iterator[Batch]:
         plan = self._plan()
         for pool in range(self.cursor.low, plan.num_pools):
-            if pool in self.cursor.done:
-                continue
-            batch = self.spec.read(plan, pool)
-            yield self._score(plan, batch) if self.spec.scored else with_weights(batch)
+            if pool not in self.cursor.done:
+                yield self.rows_of(plan, pool)
 
-    def _score(self, plan: PoolPlan, batch: Batch) -> Batch:
-        pool = int(batch[POOL][0])
+    def rows_of(self, plan: PoolPlan, pool: int) -> Batch:
+        """The rows of a pool that are to be trained."""
+        epoch, start, stop = plan.locate(pool)
+        batch = self._reading.read_wanted(plan, pool, self._outlook(epoch))
         grant = self.ledger.grant(self._generation, pool, num_rows(batch))
-        if isinstance(grant, Refusal) or self._model is None:
+        if isinstance(grant, Refusal):
             self.ledger.raise_failure()
             raise RuntimeError(f"pool {pool} was refused in lockstep: {grant}")
+        if self.spec.scored and num_rows(batch):
+            return self._score(batch, grant, epoch, stop - start)
+        if self.spec.has_history:
+            self.history.record_selected(batch[ID].astype(np.int64, copy=False), epoch)
+        self.ledger.scored(self._generation, unscored_record(plan, pool, num_rows(batch)))
+        return batch
+
+    def _outlook(self, epoch: int) -> Outlook | None:
+        """What the selector looks back at in an epoch, as it was when the epoch began."""
+        selector = self.spec.selector
+        if selector.looks_back and epoch not in self._outlooks:
+            seen = selector.outlook(self.history.records(), epoch, self._plan().epochs)
+            self._outlooks = {epoch: seen}
+        return self._outlooks.get(epoch)
+
+    def _score(self, batch: Batch, grant: Grant, epoch: int, pool_rows: int) -> Batch:
+        if self._model is None:
+            raise StreamOrderError("there is no model to score with: iterate over iter_batches()")
         scored = score_pool(
             self.spec.task,
             self._model,
@@ -106,11 +129,14 @@ class LocalStream(BatchStream):
             batch,
             window=grant.window,
             weights_step=grant.weights_step,
-            epoch=plan.epoch_of(pool),
+            epoch=epoch,
             seed=self.spec.seed,
             dtype=self.spec.scoring.dtype,
+            pool_rows=pool_rows,
+            num_scored=grant.num_scored,
         )
         self._record(scored.scores)
+        self.history.record_selected(scored.drawn, epoch)
         self.ledger.scored(self._generation, scored.record)
         self.ledger.raise_failure()
         return scored.rows
@@ -125,6 +151,9 @@ class LocalStream(BatchStream):
             epoch=scores.epoch,
         )
 
+    def _record_backward(self, ids: Ids, losses: Floats) -> None:
+        self.history.record_backward(ids, losses, self.num_steps)
+
     def _publish(self, model: nn.Module) -> None:
         consumed = self.num_backpropped - self._consumed_before
         self.ledger.stepped(self._generation, self.num_steps, consumed)
@@ -138,15 +167,20 @@ class LocalStream(BatchStream):
 
     def state_dict(self) -> dict[str, Any]:
         """Cursor, counters, sums and history."""
-        cursor = self.ledger.cursor(self.consumed) if self.spec.scored else self.trained_cursor()
+        cursor = self.ledger.cursor(self.consumed)
         self.ledger.forget(cursor.low)
         return {
             "cursor": [cursor.low, list(cursor.done)],
             "num_steps": self.num_steps,
             "num_backpropped": self.num_backpropped,
             "ledger": self.ledger.state_dict(),
+            "outlooks": self.outlook_states(),
             "history": self.history.state_dict(),
         }
+
+    def outlook_states(self) -> dict[str, Any]:
+        """What the selector looks back at in the epoch under way."""
+        return {str(e): o and o.state_dict() for e, o in self._outlooks.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -156,16 +190,10 @@ class LocalStream(BatchStream):
         self.num_backpropped = state["num_backpropped"]
         self.ledger.load_state_dict(state["ledger"])
         self.history.load_state_dict(state["history"])
-
-    def trained_cursor(self) -> Cursor:
-        """The cursor where nothing is scored: pools are trained in order."""
-        plan = self._plan()
-        low = self.cursor.low
-        while low < plan.num_pools and self.consumed.get(low, 0) >= plan.rows_before(
-            low + 1
-        ) - plan.rows_before(low):
-            low += 1
-        return Cursor(low)
+        self._outlooks = {
+            int(epoch): kept and Outlook.from_state(kept)
+            for epoch, kept in state["outlooks"].items()
+        }
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ loss            float32   scoring     per-sample loss, eval mode, no gradient
 correct         uint8     scoring     1 where the prediction was right; absent where there is none
 score           float32   scoring     what the selector ranks
 weights_step    int64     scoring     optimizer steps behind the weights that scored the row
+num_scored      int64     scoring     rows the run had scored after this row's pool; only where
+                                      some rows are trained unscored
 probability     float32   selection   chance with which the row was selected
 weight          float32   selection   factor on its loss; 0 marks a row that only pads the batch
 
@@ -18,7 +20,7 @@ R losses in the history, W train workers.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +31,21 @@ LOSS = "loss"
 CORRECT = "correct"
 SCORE = "score"
 WEIGHTS_STEP = "weights_step"
+NUM_SCORED = "num_scored"
 PROBABILITY = "probability"
 WEIGHT = "weight"
 
-STREAM_COLUMNS = (ID, POOL, LOSS, CORRECT, SCORE, WEIGHTS_STEP, PROBABILITY, WEIGHT)
+STREAM_COLUMNS = (
+    ID,
+    POOL,
+    LOSS,
+    CORRECT,
+    SCORE,
+    WEIGHTS_STEP,
+    NUM_SCORED,
+    PROBABILITY,
+    WEIGHT,
+)
 
 Batch: TypeAlias = dict[str, npt.NDArray[np.generic]]
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -78,6 +91,23 @@ class Source(Protocol):
 
         The same arguments give the same rows in every process. The batch holds `id` (int64).
         """
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """A `Source` that tells ids without reading rows, and reads some rows of a span.
+
+    Where rows are chosen before they are read, only those are decoded. Of a source without these
+    methods all rows are read, and then left out.
+    """
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Ids of the rows [start, stop) of an epoch's order. int64 [stop - start]"""
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
+    ) -> Batch:
+        """The rows at some positions of [start, stop), in their order."""
 
 
 def num_rows(batch: Mapping[str, npt.NDArray[np.generic]]) -> int:

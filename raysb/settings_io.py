@@ -90,7 +90,17 @@ def _default(field: dataclasses.Field[Any]) -> object:
 
 
 def argument_docs(cls: type) -> dict[str, str]:
-    """First sentence on each argument, from the `Args:` block of a Google docstring."""
+    """First sentence on each argument, from the `Args:` block of a Google docstring.
+
+    What a class does not say of an argument, the class that it extends says.
+    """
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        texts |= _own_docs(base)
+    return texts
+
+
+def _own_docs(cls: type) -> dict[str, str]:
     lines = inspect.cleandoc(cls.__doc__ or "").splitlines()
     texts: dict[str, str] = {}
     name = ""

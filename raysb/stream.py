@@ -156,7 +156,9 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
         rows_per_epoch=spec.source.num_rows,
         max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
     )
-    table = LossHistory.start(history.num_shards, spec.source.num_rows) if spec.scored else None
+    table = None
+    if spec.has_history:
+        table = LossHistory.start(history.num_shards, spec.source.num_rows)
     return StreamHandle(
         spec=[ray.put(shared)],
         reading=[ray.put(shared.reading)],

@@ -67,7 +67,7 @@ def test_a_pool_that_waits_does_not_keep_an_earlier_one_of_its_scorer_from_being
         gate,
         Forgets(),
         lambda model: lambda weights: 0,
-        lambda pool: 0,
+        lambda pool: (0, 0, 8),
         generation=1,
         seed=0,
     )

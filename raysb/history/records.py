@@ -26,7 +26,7 @@ NONFINITE = np.uint8(32)  # the last record's loss was not finite
 COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "id": (np.int64, 0),
     "loss": (np.float32, np.nan),  # the last finite one
-    "weights_step": (np.int32, 0),  # of `loss`
+    "weights_step": (np.int32, 0),  # of the last score
     "mean": (np.float32, 0),  # Welford, over all records before the last
     "m2": (np.float32, 0),
     "scored_loss": (np.float32, np.nan),  # the last record's; NaN where that was not finite
@@ -49,7 +49,9 @@ class LossRecords(NamedTuple):
     id: Ids
     known: Bools
     loss: Floats  # last finite loss, NaN where there is none
-    weights_step: npt.NDArray[np.int32]  # of the weights that gave `loss`, 0 where there is none
+    scored_loss: Floats  # of the last time it was scored; NaN where that was not finite
+    weights_step: npt.NDArray[np.int32]  # of the weights that last scored it; of those that gave
+    # `loss` where nothing scored it, 0 where there is none
     mean: Floats  # of the finite losses of all epochs, NaN where there is none
     variance: Floats  # of the same (divided by their number), NaN where there is none
     times_scored: npt.NDArray[np.uint16]  # epochs with a finite loss
@@ -103,6 +105,7 @@ def read(rows: Mapping[str, npt.NDArray[Any]], known: Bools) -> LossRecords:
         id=rows["id"],
         known=known,
         loss=rows["loss"],
+        scored_loss=rows["scored_loss"],
         weights_step=rows["weights_step"],
         mean=np.where(np.isnan(times), np.nan, mean).astype(np.float32),
         variance=variance,

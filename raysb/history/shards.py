@@ -90,6 +90,11 @@ class LossHistory:
         for shard, rows in self._split(ids):
             self._send(shard.record_backward.remote(ids[rows], losses[rows], weights_step))
 
+    def record_selected(self, ids: Ids, epoch: int) -> None:
+        """Count ids selected unscored, without waiting; see `LossTable.record_selected`."""
+        for shard, rows in self._split(ids):
+            self._send(shard.record_selected.remote(ids[rows], epoch))
+
     def flush(self) -> None:
         """Wait until every record of this handle is entered."""
         while self._in_flight:
@@ -100,6 +105,11 @@ class LossHistory:
         rows = split(ids, self.num_shards)
         asked = zip(self._shards, rows, strict=True)
         return join_records(ray.get([shard.lookup.remote(ids[r]) for shard, r in asked]), rows)
+
+    def records(self) -> LossRecords:
+        """What is known of every id, by ascending id."""
+        columns = self.export()
+        return LossRecords(known=np.ones(len(columns["id"]), np.bool_), **columns)
 
     def export(self) -> dict[str, npt.NDArray[Any]]:
         """All records as columns, by ascending id; see `LossTable.export`."""

@@ -119,12 +119,29 @@ class LossTable:
         self._columns["flags"][rows] = bits
         self._columns["epoch"][rows] = epoch
 
+    def record_selected(self, ids: Ids, epoch: int) -> None:
+        """Count ids that were selected in an epoch without being scored; once per epoch and id.
+
+        Args:
+            ids: int64 [n], distinct.
+            epoch: From 0 to 65534; that of an earlier epoch than the last record is ignored.
+        """
+        rows = self._rows(ids)
+        held = self._columns["epoch"][rows]
+        timely = (held == NEVER) | (held <= epoch)
+        rows, held = rows[timely], held[timely]
+        counted = (held == epoch) & (self._columns["flags"][rows] & SELECTED > 0)
+        self._add("times_selected", rows, np.ones(len(rows), np.bool_), counted)
+        self._columns["flags"][rows] |= SELECTED
+        self._columns["epoch"][rows] = epoch
+
     def record_backward(self, ids: Ids, losses: Floats, weights_step: int) -> None:
         """Enter losses of a training step as the last losses of their ids, marked as such.
 
         Statistics stay as they are: these losses are of selected rows only, in training mode.
         Losses that are not finite, and those older than the loss held (by `weights_step`), are
-        left out.
+        left out. `weights_step` stays that of the score, by which losses of like age are compared;
+        of an id that was never scored it becomes that of the training step.
 
         Args:
             ids: int64 [n], without those of rows that only pad the batch.
@@ -137,7 +154,7 @@ class LossTable:
         newest = self._columns["weights_step"][rows] <= weights_step
         rows = rows[newest]
         self._columns["loss"][rows] = losses[last[newest]]
-        self._columns["weights_step"][rows] = weights_step
+        self._columns["weights_step"][rows[self._columns["times_scored"][rows] == 0]] = weights_step
         self._columns["flags"][rows] |= BACKWARD
 
     def lookup(self, ids: Ids) -> LossRecords:
@@ -159,11 +176,15 @@ class LossTable:
 
     def variance(self) -> Floats:
         """Variance of each id's finite losses, in the order of `ids()`. float32 [N]."""
-        return self._all().variance
+        return self.records().variance
+
+    def records(self) -> LossRecords:
+        """What is known of every id, by ascending id."""
+        return read(self._gather(self._order()), np.ones(self._size, np.bool_))
 
     def export(self) -> dict[str, npt.NDArray[Any]]:
         """All records as columns (the fields of `LossRecords` but `known`), by ascending id."""
-        columns = self._all()._asdict()
+        columns = self.records()._asdict()
         del columns["known"]
         return columns
 
@@ -242,9 +263,6 @@ class LossTable:
 
     def _order(self) -> Rows:
         return np.argsort(self._columns["id"][: self._size])
-
-    def _all(self) -> LossRecords:
-        return read(self._gather(self._order()), np.ones(self._size, np.bool_))
 
     @property
     def _capacity(self) -> int:

@@ -24,6 +24,7 @@ from raysb.errors import NonFiniteError
 from raysb.schema import Floats, Ids
 from raysb.scoring.limits import Limits
 
+VERSION = 2  # of the state
 _MEMORY = 2  # windows of pools whose grants, and so their weights, are kept for replays
 
 
@@ -40,6 +41,7 @@ class Grant(NamedTuple):
     weights_step: int  # score with the weights of this step
     window: Floats  # [<= R] the last losses in pool order
     weights: Any = None  # where to find them, as the trainer told
+    num_scored: int = 0  # rows that the run has scored so far
 
 
 class PoolRecord(NamedTuple):
@@ -47,12 +49,18 @@ class PoolRecord(NamedTuple):
 
     pool: int
     epoch: int
-    num_rows: int
+    num_rows: int  # of the pool
     num_selected: int
-    losses: Floats  # [n] the finite ones, in row order
+    losses: Floats  # [n] the finite ones of the rows that were scored, in row order
     num_correct: int | None
     nonfinite: Ids  # ids of the others
     seconds: float  # spent scoring
+    scores: Floats | None = None  # [n] what is ranked, where that is not the losses
+
+    @property
+    def num_scored(self) -> int:
+        """Rows of the pool that were scored."""
+        return len(self.losses) + len(self.nonfinite)
 
 
 class Cursor(NamedTuple):
@@ -81,6 +89,7 @@ class Ring(Protocol):
 class PoolSums(NamedTuple):
     """What one pool adds to the totals of its epoch."""
 
+    num_offered: int
     num_scored: int
     num_selected: int
     num_correct: int
@@ -93,6 +102,7 @@ class PoolSums(NamedTuple):
 class Totals:
     """Sums over the run; what the live line and the metrics are made of."""
 
+    num_offered: int = 0
     num_scored: int = 0
     num_selected: int = 0
     num_correct: int = 0
@@ -110,6 +120,9 @@ class Ledger:
         ring: The last R losses in pool order, `None` when nothing is scored.
         rows_per_epoch: N, the denominator of `max_nonfinite_fraction`.
         max_nonfinite_fraction: Share of an epoch's losses that may be NaN or infinite.
+
+    Attributes:
+        num_scored: Rows scored by the run, replays once.
     """
 
     ring: Ring | None = None
@@ -119,6 +132,7 @@ class Ledger:
     closed: bool = True
     failure: str | None = None
     step: int = 0
+    num_scored: int = 0
     epochs: dict[int, Totals] = field(default_factory=dict)
     nonfinite: dict[int, int] = field(default_factory=dict)
     # by pool, past generations' too, so that a pool scored again replaces what it added to the sums
@@ -128,7 +142,13 @@ class Ledger:
         self._start(Limits(global_batch=1), Cursor(), 0, 0)
 
     def open(
-        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, weights: Any = None
+        self,
+        limits: Limits,
+        cursor: Cursor,
+        num_pools: int,
+        step: int,
+        weights: Any = None,
+        epoch_pools: int | None = None,
     ) -> int:
         """Begin a generation at a cursor; returns its number. Whatever came before is refused.
 
@@ -138,17 +158,26 @@ class Ledger:
             num_pools: Pools of the run.
             step: Optimizer steps done.
             weights: Where scorers find the weights of that step.
+            epoch_pools: Pools of an epoch, where one can only begin when the one before it is
+                recorded (`Selector.looks_back`).
         """
         self.generation += 1
-        self._start(limits, cursor, num_pools, step, weights)
+        self._start(limits, cursor, num_pools, step, weights, epoch_pools)
         self.closed = False
         return self.generation
 
     def _start(
-        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, weights: Any = None
+        self,
+        limits: Limits,
+        cursor: Cursor,
+        num_pools: int,
+        step: int,
+        weights: Any = None,
+        epoch_pools: int | None = None,
     ) -> None:
         self.limits = limits
         self.num_pools = num_pools
+        self.epoch_pools = epoch_pools
         self.step = step
         self.first_step = self.weights_step = step
         self.weights = weights
@@ -172,6 +201,8 @@ class Ledger:
         if self._refuses(generation):
             return Refusal.CLOSED
         self.asked = True
+        if not self._epoch_may_begin(pool):
+            return Refusal.WAIT
         window = 1 if self.limits.lockstep else self.limits.window
         if window is None or pool < self.oldest_unscored + window + lead:
             return None
@@ -189,13 +220,27 @@ class Ledger:
         if pool not in self.selected:
             self.reserved[pool] = num_rows
         window = np.empty(0, np.float32) if self.ring is None else self.ring.window()
-        self.grants[pool] = Grant(self.weights_step, window, self.weights)
+        self.grants[pool] = Grant(self.weights_step, window, self.weights, self.num_scored)
         return self.grants[pool]
+
+    def _epoch_may_begin(self, pool: int) -> bool:
+        """Whether all that a selector looks back at is recorded, in lockstep the last steps too."""
+        if self.epoch_pools is None:
+            return True
+        first = pool - pool % self.epoch_pools
+        if first > self.oldest_unscored:
+            return False
+        return not self.limits.lockstep or first < self.oldest_unscored or self._steps_are_done()
+
+    def _steps_are_done(self) -> bool:
+        """Whether all steps are done that the rows selected so far allow."""
+        return self.step == self.first_step + self.num_selected // self.limits.global_batch
 
     def _may_score(self, pool: int) -> bool:
         if self.limits.lockstep:
-            allowed = self.first_step + self.num_selected // self.limits.global_batch
-            return pool == self.oldest_unscored and self.step == allowed
+            return pool == self.oldest_unscored and self._steps_are_done()
+        if not self._epoch_may_begin(pool):
+            return False
         if pool in self.reserved or self.limits.max_rows is None or self.limits.window is None:
             return True
         if pool >= self.oldest_unscored + self.limits.window:
@@ -215,23 +260,26 @@ class Ledger:
         self.num_selected += record.num_selected - self.selected.get(record.pool, 0)
         self.selected[record.pool] = record.num_selected
         if self.ring is not None:
-            self.ring.record(record.pool, record.losses)
+            ranked = record.losses if record.scores is None else record.scores
+            self.ring.record(record.pool, ranked)
         self._sum(record)
         self._advance()
 
     def _sum(self, record: PoolRecord) -> None:
         totals = self.epochs.setdefault(record.epoch, Totals())
-        before, listed = self.sums.get(record.pool, (PoolSums(0, 0, 0, 0, 0.0, 0), ()))
+        before, listed = self.sums.get(record.pool, (PoolSums(0, 0, 0, 0, 0, 0.0, 0), ()))
         now = PoolSums(
             record.num_rows,
+            record.num_scored,
             record.num_selected,
             record.num_correct or 0,
-            0 if record.num_correct is None else record.num_rows,
+            0 if record.num_correct is None else record.num_scored,
             float(record.losses.sum(dtype=np.float64)),
             len(record.nonfinite),
         )
         for name, old, new in zip(PoolSums._fields, before, now, strict=True):
             setattr(totals, name, getattr(totals, name) + new - old)
+        self.num_scored += now.num_scored - before.num_scored
         totals.score_seconds += record.seconds
         ids = tuple(record.nonfinite.tolist())
         self.sums[record.pool] = (now, ids)
@@ -310,6 +358,7 @@ class Ledger:
             "num_pools": self.num_pools,
             "asked": self.asked,
             "waiting_rows": self.num_selected - self.num_consumed,
+            "num_scored": self.num_scored,
             "reserved": dict(self.reserved),
             "failure": self.failure,
             "epochs": {
@@ -320,7 +369,7 @@ class Ledger:
     def state_dict(self) -> dict[str, Any]:
         """Losses and sums, for a checkpoint; the cursor is the trainer's to add."""
         return {
-            "version": 1,
+            "version": VERSION,
             "ring": None if self.ring is None else self.ring.state_dict(),
             "epochs": {str(epoch): vars(totals).copy() for epoch, totals in self.epochs.items()},
             "nonfinite": {str(sample): count for sample, count in self.nonfinite.items()},
@@ -329,10 +378,13 @@ class Ledger:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over losses and sums of a checkpoint."""
-        if state["version"] != 1:
-            raise ValueError(f"ledger state of version {state['version']}; this raysb reads 1")
+        if state["version"] != VERSION:
+            raise ValueError(
+                f"ledger state of version {state['version']}; this raysb reads {VERSION}"
+            )
         if self.ring is not None and state["ring"] is not None:
             self.ring.load_state_dict(state["ring"])
         self.epochs = {int(epoch): Totals(**sums) for epoch, sums in state["epochs"].items()}
+        self.num_scored = sum(totals.num_scored for totals in self.epochs.values())
         self.nonfinite = {int(sample): count for sample, count in state["nonfinite"].items()}
         self.sums = {q: (PoolSums(*sums), tuple(ids)) for q, sums, ids in state["sums"]}

@@ -110,10 +110,16 @@ class LedgerClient:
         return cls(actor.options(num_cpus=0, max_concurrency=1000).remote(ledger))
 
     def open(
-        self, limits: Limits, cursor: Cursor, num_pools: int, step: int, weights: Any = None
+        self,
+        limits: Limits,
+        cursor: Cursor,
+        num_pools: int,
+        step: int,
+        weights: Any = None,
+        epoch_pools: int | None = None,
     ) -> int:
         """Begin a generation; returns its number."""
-        opened = self._actor.open.remote(limits, cursor, num_pools, step, weights)
+        opened = self._actor.open.remote(limits, cursor, num_pools, step, weights, epoch_pools)
         return cast(int, ray.get(opened))
 
     def close(self, generation: int) -> None:

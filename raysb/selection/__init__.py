@@ -1,7 +1,6 @@
 """Which rows of a scored pool are worth a backward pass. Plain numpy.
 
-`SELECTORS` maps the values of `selector.kind` to the classes. `RandomSubset` is not among them:
-where nothing is scored, the stream trains on all rows and asks no selector.
+`SELECTORS` maps the values of `selector.kind` to the classes.
 """
 
 from raysb.selection.base import Selector as Selector
@@ -11,20 +10,25 @@ from raysb.selection.distribution import LossDistribution as LossDistribution
 from raysb.selection.highest_k import HighestK as HighestK
 from raysb.selection.highest_k import LowestK as LowestK
 from raysb.selection.ordered_sgd import OrderedSGD as OrderedSGD
+from raysb.selection.preselection import Outlook as Outlook
+from raysb.selection.preselection import Preselection as Preselection
 from raysb.selection.random_subset import RandomSubset as RandomSubset
 from raysb.selection.rank_sampling import RankSampling as RankSampling
 from raysb.selection.reservoir import WeightedReservoir as WeightedReservoir
 from raysb.selection.selective_backprop import SelectiveBackprop as SelectiveBackprop
 from raysb.selection.stage import SelectedPool as SelectedPool
 from raysb.selection.stage import select_pool as select_pool
+from raysb.selection.stale import StaleSelectiveBackprop as StaleSelectiveBackprop
 from raysb.selection.uniform import Uniform as Uniform
 
 SELECTORS: dict[str, type[Selector]] = {
     "selective_backprop": SelectiveBackprop,
     "uniform": Uniform,
+    "stale_selective_backprop": StaleSelectiveBackprop,
     "highest_k": HighestK,
     "lowest_k": LowestK,
     "confidence_band": ConfidenceBand,
     "rank_sampling": RankSampling,
     "ordered_sgd": OrderedSGD,
+    "random_subset": RandomSubset,
 }

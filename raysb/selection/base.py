@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from raysb.history.records import LossRecords
 from raysb.history.state import VERSION, check_state
 from raysb.schema import Floats, Ids, Selection
 from raysb.seeding import Draws
 from raysb.selection.distribution import LossDistribution
+from raysb.selection.preselection import Outlook, Preselection, all_scored
 
 
 class Selector(ABC):
@@ -21,10 +23,17 @@ class Selector(ABC):
 
     Attributes:
         needs_scores: Whether pools must be scored; if not, the scoring stage is left out.
+        preselects: Whether `preselect` is to be asked before the rows of a pool are read.
+        trains_unscored: Whether a stream that scores may train some rows without: their blocks have
+            no `correct` and no further columns of scoring.
+        records_backward: Whether the losses of training steps go into the loss history.
         history: R, the losses to keep for the distribution; 0 where there is none.
     """
 
     needs_scores: ClassVar[bool]
+    preselects: ClassVar[bool] = False
+    trains_unscored: ClassVar[bool] = False
+    records_backward: ClassVar[bool] = False
     history: int = 0
 
     _num_offered: int = 0
@@ -48,6 +57,49 @@ class Selector(ABC):
         Raises:
             ValueError: A score is not finite, or there are not as many as ids.
         """
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether an epoch can only begin when the one before it is recorded."""
+        return self.preselects and (self.needs_scores or self.records_backward)
+
+    def outlook(self, known: LossRecords, epoch: int, epochs: int) -> Outlook | None:
+        """Look back, once at the start of an epoch.
+
+        Args:
+            known: What the history holds of every id so far, by ascending id.
+            epoch: The epoch that begins, from 0.
+            epochs: Epochs of the run.
+
+        Returns:
+            What `preselect` is to be given in this epoch; `None` where it needs nothing.
+        """
+        return None
+
+    def preselect(self, ids: Ids, outlook: Outlook | None, draws: Draws) -> Preselection:
+        """Say what becomes of the rows of a pool before they are read; asked if `preselects`.
+
+        Args:
+            ids: int64 [n].
+            outlook: What `outlook` returned for this epoch.
+            draws: Random numbers keyed by id, of the pool's epoch.
+        """
+        return all_scored(len(ids))
+
+    def to_score(self, ids: Ids, window: Floats, draws: Draws) -> npt.NDArray[np.int64] | None:
+        """Say which rows of a pool that was read are to be scored, just before they are.
+
+        The others are trained, each with weight 1.
+
+        Args:
+            ids: int64 [n].
+            window: float32 [<= R], the last scores before the pool, in pool order.
+            draws: Random numbers keyed by id, of the pool's epoch.
+
+        Returns:
+            Positions, ascending; `None` for all rows.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What was counted so far."""

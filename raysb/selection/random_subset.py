@@ -9,6 +9,7 @@ from raysb.schema import Floats, Ids, Selection
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.distribution import LossDistribution
+from raysb.selection.preselection import Outlook, Preselection
 from raysb.selection.top_k import rows_kept, top_k
 
 
@@ -33,6 +34,7 @@ class RandomSubset(Selector):
     """
 
     needs_scores: ClassVar[bool] = False
+    preselects: ClassVar[bool] = True
 
     fraction: float = 0.5
 
@@ -45,3 +47,7 @@ class RandomSubset(Selector):
         """Choose k rows; nothing but the ids is looked at."""
         alike = np.zeros(len(ids))
         return self._selected(ids, *top_k(alike, rows_kept(self.fraction, len(ids)), ids, draws))
+
+    def preselect(self, ids: Ids, outlook: Outlook | None, draws: Draws) -> Preselection:
+        """The same choice, before the rows are read."""
+        return Preselection(np.empty(0, np.int64), self.select(ids, None, None, draws))

@@ -11,13 +11,17 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import nn
 
-from raysb.schema import ID, POOL, Batch, Floats, PoolScores, num_rows
-from raysb.scoring.forward import score
+from raysb.schema import ID, POOL, Batch, Floats, Ids, PoolScores, num_rows
+from raysb.scoring.forward import Scores, score
 from raysb.scoring.ledger import Grant, PoolRecord
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.stage import select_pool
+from raysb.selection.unscored import put_together, set_apart
 from raysb.task import Task
+
+_NO_IDS = np.empty(0, np.int64)
+_NOTHING = Scores(np.empty(0, np.float32), None, {})  # of no rows
 
 
 class Gate(Protocol):
@@ -36,12 +40,19 @@ class Records(Protocol):
     def record(self, scores: PoolScores) -> None:
         """Note what is known per sample."""
 
+    def record_selected(self, ids: Ids, epoch: int) -> None:
+        """Note what was selected without being scored."""
+
+    def flush(self) -> None:
+        """Wait until all is noted."""
+
 
 class ScoredPool(NamedTuple):
     """A pool's selected rows, and what is to be told of the whole pool."""
 
     rows: Batch
-    scores: PoolScores
+    scores: PoolScores  # of the rows that were scored
+    drawn: Ids  # of those selected without
     record: PoolRecord
 
 
@@ -56,6 +67,8 @@ def score_pool(
     epoch: int,
     seed: int,
     dtype: str = "float32",
+    pool_rows: int | None = None,
+    num_scored: int = 0,
 ) -> ScoredPool:
     """Score n rows and select among them; pure but for the clock.
 
@@ -69,33 +82,45 @@ def score_pool(
         epoch: Epoch of the pool, which keys the draws.
         seed: The run's seed.
         dtype: Of the forward pass.
+        pool_rows: Rows of the pool, those that were not read among them; by default n.
+        num_scored: Rows that the run has scored before.
     """
     start = time.perf_counter()
-    scores = score(task, model, batch, dtype=dtype)
-    rows, selected, nonfinite = select_pool(
+    draws = Draws(seed=seed, epoch=epoch)
+    apart = None
+    if selector.trains_unscored:
+        apart = set_apart(batch, selector, window=window, draws=draws, weights_step=weights_step)
+    fresh = batch if apart is None else apart.fresh
+    scores = score(task, model, fresh, dtype=dtype) if num_rows(fresh) else _NOTHING
+    chosen = select_pool(
         selector,
-        {**batch, **scores.extra},
+        {**fresh, **scores.extra},
         scores.losses,
         correct=scores.correct,
         window=window,
-        draws=Draws(seed=seed, epoch=epoch),
+        draws=draws,
         weights_step=weights_step,
     )
-    finite = np.isfinite(scores.losses)
     pool = int(batch[POOL][0])
-    ids = batch[ID].astype(np.int64, copy=False)
+    ids = fresh[ID].astype(np.int64, copy=False)
+    rows, drawn = chosen.batch, _NO_IDS
+    if apart is not None:
+        rows = put_together(apart, rows, chosen.rows, num_scored + len(ids))
+        drawn = apart.drawn_ids
     record = PoolRecord(
         pool=pool,
         epoch=epoch,
-        num_rows=len(ids),
-        num_selected=int(selected.sum()),
-        losses=scores.losses[finite],
+        num_rows=pool_rows or num_rows(batch),
+        num_selected=num_rows(rows),
+        losses=scores.losses[np.isfinite(scores.losses)],
         num_correct=None if scores.correct is None else int(scores.correct.sum()),
-        nonfinite=nonfinite,
+        nonfinite=chosen.nonfinite_ids,
         seconds=time.perf_counter() - start,
     )
-    told = PoolScores(pool, epoch, weights_step, ids, scores.losses, scores.correct, selected)
-    return ScoredPool(rows, told, record)
+    told = PoolScores(
+        pool, epoch, weights_step, ids, scores.losses, scores.correct, chosen.selected
+    )
+    return ScoredPool(rows, told, drawn, record)
 
 
 class Scorer:
@@ -108,7 +133,7 @@ class Scorer:
         history: What is known per sample.
         fetcher: `(model) -> fetch`, where `fetch(weights)` brings the model to the weights that a
             grant carries and returns their step.
-        epoch_of: Epoch of a pool.
+        locate: Epoch of a pool and its rows [start, stop), as `PoolPlan.locate`.
         generation: Of the worker group that this scorer serves.
         seed: The run's seed.
         dtype: Of the forward pass.
@@ -122,7 +147,7 @@ class Scorer:
         gate: Gate,
         history: Records,
         fetcher: Callable[[nn.Module], Callable[[Any], int]],
-        epoch_of: Callable[[int], int],
+        locate: Callable[[int], tuple[int, int, int]],
         *,
         generation: int,
         seed: int,
@@ -133,7 +158,7 @@ class Scorer:
         self._selector = selector
         self._gate = gate
         self._history = history
-        self._epoch_of = epoch_of
+        self._locate = locate
         self._generation = generation
         self._seed = seed
         self._dtype = dtype
@@ -157,7 +182,7 @@ class Scorer:
 
     def score(self, batch: Batch, grant: Grant) -> Batch:
         """Score a pool that was granted; returns its selected rows."""
-        pool = int(batch[POOL][0])
+        epoch, start, stop = self._locate(int(batch[POOL][0]))
         with self._one_at_a_time:
             scored = score_pool(
                 self._task,
@@ -166,10 +191,16 @@ class Scorer:
                 batch,
                 window=grant.window,
                 weights_step=self._fetch(grant.weights),
-                epoch=self._epoch_of(pool),
+                epoch=epoch,
                 seed=self._seed,
                 dtype=self._dtype,
+                pool_rows=stop - start,
+                num_scored=grant.num_scored,
             )
             self._history.record(scored.scores)
+            if len(scored.drawn):
+                self._history.record_selected(scored.drawn, epoch)
+            if self._selector.looks_back:
+                self._history.flush()  # before the ledger lets the next epoch look back
         self._gate.scored(self._generation, scored.record)
         return scored.rows

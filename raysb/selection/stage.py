@@ -10,6 +10,7 @@ from raysb.schema import (
     ID,
     LOSS,
     PROBABILITY,
+    SCORE,
     WEIGHT,
     WEIGHTS_STEP,
     Batch,
@@ -29,6 +30,7 @@ class SelectedPool(NamedTuple):
     batch: Batch  # the k selected rows, with what scoring and selection know about them
     selected: npt.NDArray[np.bool_]  # [n] over the pool
     nonfinite_ids: Ids  # of the rows that were set aside
+    rows: npt.NDArray[np.int64]  # [k] which rows of the pool were selected; one may occur twice
 
 
 def select_pool(
@@ -37,27 +39,29 @@ def select_pool(
     losses: Floats | None,
     *,
     correct: npt.NDArray[np.uint8] | None = None,
+    scores: Floats | None = None,
     window: Floats,
     draws: Draws,
     weights_step: int,
 ) -> SelectedPool:
     """Select rows of a pool.
 
-    Rows whose loss is not finite are set aside: never selected, not even in warm-up epochs, and
-    never ranked against.
+    Rows whose loss or score is not finite are set aside: never selected, not even in warm-up
+    epochs, and never ranked against.
 
     Args:
-        selector: Chooses among the rows with finite losses.
+        selector: Chooses among the rows with finite scores.
         batch: The pool's n rows; `id` is among the columns.
         losses: float32 [n]; `None` for a selector that needs no scores.
         correct: uint8 [n] where the task has a right answer.
-        window: float32 [<=R], the losses of the run before this pool, in pool order.
+        scores: float32 [n], what is ranked; by default the losses.
+        window: float32 [<=R], the scores of the run before this pool, in pool order.
         draws: Random numbers of the pool's epoch.
         weights_step: Optimizer steps behind the weights that scored the pool.
 
     Returns:
         The selected rows with `weights_step`, `probability`, `weight` and, where they are given,
-        `loss` and `correct`; which rows these are; the ids set aside.
+        `loss`, `score` and `correct`; which rows these are; the ids set aside.
 
     Raises:
         ValueError: The selector needs losses and there are none, or not as many as rows.
@@ -71,16 +75,18 @@ def select_pool(
     else:
         if len(losses) != len(ids):
             raise ValueError(f"select_pool: {len(losses)} losses for {len(ids)} rows")
-        finite = np.flatnonzero(np.isfinite(losses))
-        selection = _select(selector, ids[finite], losses[finite], window, draws)
+        ranked = losses if scores is None else scores
+        finite = np.flatnonzero(np.isfinite(losses) & np.isfinite(ranked))
+        selection = _select(selector, ids[finite], ranked[finite], window, draws)
     rows = finite[selection.indices]
     columns: Batch = {} if losses is None else {LOSS: losses[rows].astype(np.float32, copy=False)}
+    columns |= {} if scores is None else {SCORE: scores[rows].astype(np.float32, copy=False)}
     columns |= {} if correct is None else {CORRECT: correct[rows].astype(np.uint8, copy=False)}
     columns[WEIGHTS_STEP] = np.full(len(rows), weights_step, np.int64)
     columns |= {PROBABILITY: selection.probability, WEIGHT: selection.weight}
     selected = np.zeros(len(ids), np.bool_)
     selected[rows] = True
-    return SelectedPool(take(batch, rows) | columns, selected, np.delete(ids, finite))
+    return SelectedPool(take(batch, rows) | columns, selected, np.delete(ids, finite), rows)
 
 
 def _select(

@@ -70,9 +70,19 @@ class ArraySource:
 
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """Rows [start, stop) of the epoch's permutation; `None` is the order given."""
-        check_span(start, stop, self._num_rows)
-        rows = np.arange(start, stop) if epoch is None else self._permutation(epoch)[start:stop]
+        rows = self._places(epoch, start, stop)
         return {name: column[rows] for name, column in self._columns.items()}
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Ids of the rows [start, stop) of the epoch's permutation. int64 [stop - start]"""
+        return self.ids[self._places(epoch, start, stop)]
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
+    ) -> Batch:
+        """The rows at some positions of [start, stop)."""
+        wanted = self._places(epoch, start, stop)[rows]
+        return {name: column[wanted] for name, column in self._columns.items()}
 
     def restrict(self, part: Part) -> "ArraySource":
         """The rows of one part of a split by id."""
@@ -93,6 +103,10 @@ class ArraySource:
     def find(self, column: str, value: int) -> str:
         """The first row with this value."""
         return f"row {int(np.argmax(self._columns[column] == value))}"
+
+    def _places(self, epoch: int | None, start: int, stop: int) -> npt.NDArray[np.int64]:
+        check_span(start, stop, self._num_rows)
+        return np.arange(start, stop) if epoch is None else self._permutation(epoch)[start:stop]
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:

@@ -149,8 +149,17 @@ class DatasetSource:
 
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """Rows [start, stop) of the epoch's order, decoded; `None` is the order of the blocks."""
-        batch = self._rows.read(epoch, start, stop)
-        return decode_columns(batch, self._formats, _placed(batch.pop(_PLACE)))
+        return self._decoded(self._rows.read(epoch, start, stop))
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Ids of the rows [start, stop) of the epoch's order. int64 [stop - start]"""
+        return self._rows.index(epoch, start, stop)
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
+    ) -> Batch:
+        """The rows at some positions of [start, stop); no other is decoded."""
+        return self._decoded(self._rows.read_some(epoch, start, stop, rows))
 
     def restrict(self, part: Part) -> Self:
         """The rows of one part of a split by id."""
@@ -170,6 +179,9 @@ class DatasetSource:
             if (rows := np.flatnonzero(values == value)).size:
                 return f"block {block} row {rows[0]}"
         return "no row"
+
+    def _decoded(self, batch: Batch) -> Batch:
+        return decode_columns(batch, self._formats, _placed(batch.pop(_PLACE)))
 
     def _set_rows(self, facts: list[_Facts]) -> None:
         rows = [fact.rows for fact in facts]
@@ -198,6 +210,16 @@ class SharedSource:
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """Rows [start, stop) of the epoch's permutation; `None` is the order given."""
         return _mapped(self._refs[0]).read(epoch, start, stop)
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Ids of the rows [start, stop) of the epoch's permutation. int64 [stop - start]"""
+        return _mapped(self._refs[0]).index(epoch, start, stop)
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
+    ) -> Batch:
+        """The rows at some positions of [start, stop)."""
+        return _mapped(self._refs[0]).read_some(epoch, start, stop, rows)
 
 
 def share(source: Source) -> Source:

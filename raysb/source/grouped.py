@@ -4,7 +4,7 @@ Groups are permuted every epoch, and rows are shuffled within windows of several
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysb.errors import DataError
-from raysb.schema import Batch, concatenate, take
+from raysb.schema import ID, Batch, Ids, concatenate, take
 from raysb.seeding import generator
 from raysb.source.table import check_span
 
@@ -81,14 +81,34 @@ class GroupedSource:
 
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """Rows [start, stop) of the epoch's order as loaded; `None` is the order of the groups."""
+        return self.read_some(epoch, start, stop, None)
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Ids of the rows [start, stop) of the epoch's order. int64 [stop - start]"""
+        pieces = [rows[ID][order] for rows, order in self._pieces(epoch, start, stop, None)]
+        return np.concatenate(pieces).astype(np.int64, copy=False)
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64] | None
+    ) -> Batch:
+        """The rows at some positions of [start, stop), ascending, as loaded."""
+        return concatenate([take(*piece) for piece in self._pieces(epoch, start, stop, rows)])
+
+    def _pieces(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64] | None
+    ) -> Iterator[_Window]:
+        """Windows, and which of their rows are wanted."""
         check_span(start, stop, self._num_rows)
         layout = self._layout_of(epoch)
-        pieces = []
         for window in layout.windows(start, stop):
-            rows, order = self._window_of(epoch, layout, window)
+            loaded, order = self._window_of(epoch, layout, window)
             first = int(layout.starts[window])
-            pieces.append(take(rows, order[max(start - first, 0) : max(stop - first, 0)]))
-        return concatenate(pieces)
+            wanted = slice(max(start - first, 0), max(stop - first, 0))
+            if rows is not None:
+                here = rows + (start - first)
+                yield loaded, order[here[(here >= 0) & (here < len(order))]]
+            else:
+                yield loaded, order[wanted]
 
     def _layout_of(self, epoch: int | None) -> _Layout:
         if self._layout is None or self._layout[0] != epoch:

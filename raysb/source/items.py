@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysb.errors import DataError
-from raysb.schema import ID, Batch
+from raysb.schema import ID, Batch, Ids
 from raysb.seeding import generator
 from raysb.source.table import check_span
 
@@ -140,8 +140,20 @@ class ItemSource:
 
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """Items [start, stop) of the epoch's permutation; `None` is the order given."""
+        return self._read(self.index(epoch, start, stop))
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Indices of the items [start, stop) of the epoch's permutation. int64 [stop - start]"""
         check_span(start, stop, self.num_rows)
-        rows = np.arange(start, stop) if epoch is None else self._permutation(epoch)[start:stop]
+        return np.arange(start, stop) if epoch is None else self._permutation(epoch)[start:stop]
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
+    ) -> Batch:
+        """The items at some positions of [start, stop); no other is asked for."""
+        return self._read(self.index(epoch, start, stop)[rows])
+
+    def _read(self, rows: Ids) -> Batch:
         items = self._rows(rows)
         columns = {c.name: c.stack([item[c.name] for item in items], rows) for c in self._columns}
         return {**columns, ID: rows}

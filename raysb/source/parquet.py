@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysb.schema import Batch
+from raysb.schema import Batch, Ids
 from raysb.source.files import Paths
 from raysb.source.formats import SAMPLE, Formats, Place, decode_columns, find_formats
 from raysb.source.grouped import GroupedSource
@@ -67,8 +67,17 @@ class ParquetSource:
 
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """Rows [start, stop) of the epoch's order, decoded; `None` is the order of the files."""
-        batch = self._rows.read(epoch, start, stop)
-        return decode_columns(batch, self._formats, self._place(batch.pop(PLACE)))
+        return self._decoded(self._rows.read(epoch, start, stop))
+
+    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
+        """Ids of the rows [start, stop) of the epoch's order. int64 [stop - start]"""
+        return self._rows.index(epoch, start, stop)
+
+    def read_some(
+        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
+    ) -> Batch:
+        """The rows at some positions of [start, stop); no other is decoded."""
+        return self._decoded(self._rows.read_some(epoch, start, stop, rows))
 
     def restrict(self, part: Part) -> Self:
         """The rows of one part of a split by id; reads the id column once to count them.
@@ -89,6 +98,9 @@ class ParquetSource:
     def find(self, column: str, value: int) -> str:
         """File and row of the first row with this value in an integer column."""
         return self._groups.find(column, value)
+
+    def _decoded(self, batch: Batch) -> Batch:
+        return decode_columns(batch, self._formats, self._place(batch.pop(PLACE)))
 
     def _grouped(self, groups: RowGroups, rows: list[int]) -> GroupedSource:
         return GroupedSource(rows, groups.load, seed=self._seed, window=self._window)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from raysb.errors import DataError
-from raysb.schema import ID, POOL, Batch, Source, num_rows
+from raysb.schema import ID, POOL, Batch, Ids, Indexed, Source, num_rows, take
 from raysb.seeding import Draws
 from raysb.source.augment import Augmentation, none
 from raysb.source.normalise import image_columns
@@ -21,6 +22,7 @@ def read_pool(
     *,
     inputs: Sequence[str] = ("image",),
     view: int = 0,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Batch:
     """Read, decode and augment the rows of one pool: a pure function of its arguments.
 
@@ -33,6 +35,7 @@ def read_pool(
         seed: The run's seed.
         inputs: Columns that the model sees.
         view: Which of several augmented views of the same epoch.
+        rows: Positions in the pool of the rows that are wanted, ascending; by default all.
 
     Returns:
         The source's columns with `id` (int64 [n]) and `pool` (int64 [n]).
@@ -42,8 +45,8 @@ def read_pool(
         DataError: Rows cannot be used, or the source does not give what it must.
     """
     epoch, start, stop = plan.locate(pool)
-    batch = dict(source.read(epoch, start, stop))
-    _check(batch, epoch, start, stop, inputs)
+    batch = dict(_read(source, epoch, start, stop, rows))
+    _check(batch, epoch, start, stop, inputs, stop - start if rows is None else len(rows))
     ids = batch[ID].astype(np.int64, copy=False)
     draws = Draws(seed=seed, epoch=epoch)
     for name in image_columns(batch, inputs):
@@ -52,11 +55,31 @@ def read_pool(
     return batch
 
 
-def _check(batch: Batch, epoch: int, start: int, stop: int, inputs: Sequence[str]) -> None:
+def pool_ids(source: Source, plan: PoolPlan, pool: int) -> Ids:
+    """Ids of a pool's rows in order, without reading the rows where the source can. int64 [n]"""
+    epoch, start, stop = plan.locate(pool)
+    if isinstance(source, Indexed):
+        return source.index(epoch, start, stop)
+    return source.read(epoch, start, stop)[ID].astype(np.int64, copy=False)
+
+
+def _read(
+    source: Source, epoch: int, start: int, stop: int, rows: npt.NDArray[np.int64] | None
+) -> Batch:
+    if rows is None:
+        return source.read(epoch, start, stop)
+    if isinstance(source, Indexed):
+        return source.read_some(epoch, start, stop, rows)
+    return take(source.read(epoch, start, stop), rows)
+
+
+def _check(
+    batch: Batch, epoch: int, start: int, stop: int, inputs: Sequence[str], wanted: int
+) -> None:
     """Hold a source of the user's own to the protocol; ours keep it."""
     call = f"source.read({epoch}, {start}, {stop})"
     if missing := [name for name in (ID, *inputs) if name not in batch]:
         raise DataError(f"{call} gave the columns {', '.join(batch)}, without {missing[0]!r}.")
     lengths = {name: len(column) for name, column in batch.items()}
-    if num_rows(batch) != stop - start or len(set(lengths.values())) > 1:
-        raise DataError(f"{call} gave {lengths} rows, not {stop - start} of each column.")
+    if num_rows(batch) != wanted or len(set(lengths.values())) > 1:
+        raise DataError(f"{call} gave {lengths} rows, not {wanted} of each column.")

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 AUGMENTATIONS = ("none", "shift", "crop_flip")
 
 # schema.STREAM_COLUMNS, repeated because the settings load without numpy; a test compares the two.
-RESERVED = ("id", "pool", "loss", "correct", "score", "weights_step", "probability", "weight")
+RESERVED = (
+    "id",
+    "pool",
+    "loss",
+    "correct",
+    "score",
+    "weights_step",
+    "num_scored",
+    "probability",
+    "weight",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,20 @@ import torch
 from torch import nn
 
 from raysb.errors import ModelError, StreamOrderError
-from raysb.schema import CORRECT, ID, LOSS, POOL, WEIGHT, WEIGHTS_STEP, Batch, num_rows, take
+from raysb.schema import (
+    CORRECT,
+    ID,
+    LOSS,
+    NUM_SCORED,
+    POOL,
+    WEIGHT,
+    WEIGHTS_STEP,
+    Batch,
+    Floats,
+    Ids,
+    num_rows,
+    take,
+)
 from raysb.scoring.forward import score
 from raysb.scoring.ledger import Cursor
 from raysb.selection.batcher import Batcher
@@ -91,6 +104,13 @@ class BatchStream(abc.ABC):
     @abc.abstractmethod
     def _close(self) -> None:
         """End the flow of rows."""
+
+    def _record_backward(self, ids: Ids, losses: Floats) -> None:
+        """Note the losses of this worker's rows of a step, where the selector looks at them."""
+
+    def progress(self) -> dict[str, Any]:
+        """Sums over the run; see `Ledger.progress`."""
+        return {"num_scored": self.num_scored}
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -182,6 +202,7 @@ class BatchStream(abc.ABC):
                     float(halt),
                     _NEVER if pools is None else plan.epoch_of(int(pools[0])),
                     -1 if pools is None else int(pools[-1]),
+                    -1 if pools is None else self._scored_with(batch, rows),
                 ],
                 np.float64,
             )
@@ -190,7 +211,7 @@ class BatchStream(abc.ABC):
         room = _NEVER if max_backprops is None else max_backprops - self.num_backpropped
         if counts.sum() == 0:
             self.epoch, self.fraction = plan.epochs, 1.0
-            self.num_scored = plan.rows_before(plan.num_pools) if self.spec.scored else 0
+            self.num_scored = self._scored_in_all()
             return None
         if everyone[:, 1].any() or room <= 0:
             return None
@@ -199,11 +220,30 @@ class BatchStream(abc.ABC):
         self._rows = int(np.clip(self._global_rows - before, 0, rows))
         self.epoch = int(everyone[:, 2].min())
         newest = int(everyone[:, 3].max()) + 1
-        self.num_scored = plan.rows_before(newest) if self.spec.scored else 0
+        self.num_scored = max(self.num_scored, int(everyone[:, 4].max()))
         # what lies behind, not what is under way: a schedule ends after the last row, not before
-        behind = plan.rows_before(newest - 1) if self.spec.scored else self.num_backpropped
+        some = self.spec.scored or self.spec.selector.preselects
+        behind = plan.rows_before(newest - 1) if some else self.num_backpropped
         self.fraction = min(behind / plan.rows_before(plan.num_pools), 1.0)
         return self._pad(batch)
+
+    def _scored_with(self, batch: Batch, rows: int) -> int:
+        """Rows scored up to the newest row of a batch."""
+        if not self.spec.scored:
+            return 0
+        if NUM_SCORED in batch:
+            return int(batch[NUM_SCORED][:rows].max())
+        newest = int(batch[POOL][rows - 1])
+        return self._plan().rows_before(newest + 1)
+
+    def _scored_in_all(self) -> int:
+        """Rows scored when all pools are. Collective."""
+        if not self.spec.scored:
+            return 0
+        if not self.spec.selector.trains_unscored:
+            return self._plan().rows_before(self._plan().num_pools)
+        told: list[int] = self.exchange.gather_objects(self.progress()["num_scored"])
+        return max(told)
 
     def _pad(self, batch: Batch) -> Batch:
         """Weight 0 for what lies past this worker's share of the last step."""
@@ -219,7 +259,10 @@ class BatchStream(abc.ABC):
         if self.spec.scored:
             scores = score(self.task, self.task.build(self.spec.seed), row)
             row |= {LOSS: scores.losses, WEIGHTS_STEP: np.zeros(1, np.int64), **scores.extra}
-            row |= {} if scores.correct is None else {CORRECT: scores.correct}
+            if self.spec.selector.trains_unscored:
+                row |= {NUM_SCORED: np.zeros(1, np.int64)}
+            elif scores.correct is not None:
+                row |= {CORRECT: scores.correct}
         return row
 
     # --- what the user calls for each batch ------------------------------------------------------
@@ -251,6 +294,12 @@ class BatchStream(abc.ABC):
         weighted = weighted.sum()
         self._loss_sum = self._loss_sum + weighted.detach()
         self._loss_rows += self._rows
+        if self.spec.selector.records_backward and self._rows:
+            mine = slice(0, self._rows)
+            self._record_backward(
+                self._batch[ID][mine].astype(np.int64, copy=False),
+                losses.detach()[mine].float().cpu().numpy(),
+            )
         return weighted * (self.exchange.world_size / self._global_rows)
 
     def step(self, model: nn.Module) -> None:

@@ -217,15 +217,20 @@ def with_scores(line: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[st
     epochs = progress["epochs"]
     epoch = line["epoch"] if line["kind"] == "epoch" else max(epochs, default=None)
     sums = epochs.get(epoch)
-    if sums is None or not sums["num_scored"]:
+    if sums is None or not (sums["num_scored"] or sums["num_selected"] < sums["num_offered"]):
         return dict(line)
-    finite = sums["num_scored"] - sums["num_nonfinite"]
     metrics = {
+        "select/kept_fraction": sums["num_selected"] / sums["num_offered"],
+        "select/scored_fraction": sums["num_scored"] / sums["num_offered"],
+        "select/waiting_rows": progress["waiting_rows"],
+    }
+    if not sums["num_scored"]:
+        return {**line, **metrics}
+    finite = sums["num_scored"] - sums["num_nonfinite"]
+    metrics |= {
         "score/loss": sums["loss_sum"] / max(finite, 1),
         "score/seconds": sums["score_seconds"],
         "score/nonfinite": sums["num_nonfinite"],
-        "select/kept_fraction": sums["num_selected"] / sums["num_scored"],
-        "select/waiting_rows": progress["waiting_rows"],
     }
     if sums["num_judged"]:
         metrics["score/error"] = 1.0 - sums["num_correct"] / sums["num_judged"]

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysb.schema import PROBABILITY, WEIGHT, Batch, Source, num_rows
+from raysb.scoring.ledger import PoolRecord
+from raysb.seeding import Draws
+from raysb.selection.base import Selector
+from raysb.selection.preselection import Outlook
 from raysb.source.augment import Augmentation, none
 from raysb.source.plan import PoolPlan
-from raysb.source.reader import read_pool
+from raysb.source.reader import pool_ids, read_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,24 +20,70 @@ class Reading:
 
     Args:
         source: Rows by number.
+        selector: Whose `preselect` says which rows of a pool are read at all.
         augmentation: Applied to images before scoring.
         inputs: Columns that the model sees, and to whose images it applies.
         num_readers: Processes that read and decode.
-        seed: Of order and augmentation.
+        seed: Of order, augmentation and draws.
     """
 
     source: Source
+    selector: Selector
     augmentation: Augmentation = none
     inputs: tuple[str, ...] = ()
     num_readers: int = 2
     seed: int = 0
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:
-        """A pool's rows, decoded and augmented."""
+        """All rows of a pool, decoded and augmented."""
         return read_pool(self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs)
+
+    def read_wanted(self, plan: PoolPlan, pool: int, outlook: Outlook | None) -> Batch:
+        """The rows of a pool that are worth reading, with what is known of them.
+
+        Args:
+            plan: Which rows make up which pool.
+            pool: Its number.
+            outlook: What the selector looks back at in this epoch.
+
+        Returns:
+            Decoded and augmented rows; where nothing is scored with the columns of rows to train.
+        """
+        selector = self.selector
+        if not selector.preselects:
+            batch = self.read(plan, pool)
+            return batch if selector.needs_scores else with_weights(batch)
+        ids = pool_ids(self.source, plan, pool)
+        draws = Draws(seed=self.seed, epoch=plan.epoch_of(pool))
+        wanted = selector.preselect(ids, outlook, draws)
+        batch = read_pool(
+            self.source,
+            plan,
+            pool,
+            self.augmentation,
+            self.seed,
+            inputs=self.inputs,
+            rows=wanted.rows,
+        )
+        return batch | wanted.columns(scored=selector.needs_scores)
 
 
 def with_weights(batch: Batch) -> Batch:
     """Rows that nobody selected among: all are trained, each with weight 1."""
     ones = np.ones(num_rows(batch), np.float32)
     return {**batch, PROBABILITY: ones, WEIGHT: ones}
+
+
+def unscored_record(plan: PoolPlan, pool: int, rows: int) -> PoolRecord:
+    """What the ledger is told of a pool of which so many rows are trained and none is scored."""
+    epoch, start, stop = plan.locate(pool)
+    return PoolRecord(
+        pool=pool,
+        epoch=epoch,
+        num_rows=stop - start,
+        num_selected=rows,
+        losses=np.empty(0, np.float32),
+        num_correct=None,
+        nonfinite=np.empty(0, np.int64),
+        seconds=0.0,
+    )

@@ -49,11 +49,18 @@ class StreamSpec:
     name: str = "train"
 
     def __post_init__(self) -> None:
-        if not self.scored and not isinstance(self.selector, Uniform):
+        selector = self.selector
+        if not (self.scored or selector.preselects or isinstance(selector, Uniform)):
             raise ValueError(
-                f"{type(self.selector).__name__} selects without scores: where nothing is scored, "
-                "all rows are trained, and it would never be asked. Use it in a loop of your own, "
-                "or Uniform here"
+                f"{type(selector).__name__} selects without scores and does not preselect: where "
+                "nothing is scored, all rows are trained, and it would never be asked. Give it "
+                "`preselects = True` and `preselect`, or use Uniform"
+            )
+        if selector.trains_unscored and self.task.extra:
+            raise ValueError(
+                f"extra={sorted(self.task.extra)} with {type(selector).__name__}, which trains "
+                "rows that are not scored: they would have no such columns. Leave them out, or "
+                "take a selector that scores every row"
             )
         if self.num_readers == 0 and not self.scored:
             raise ValueError(
@@ -112,6 +119,11 @@ class StreamSpec:
         """Whether rows are scored at all."""
         return self.selector.needs_scores
 
+    @property
+    def has_history(self) -> bool:
+        """Whether anything is recorded per sample."""
+        return self.scored or self.selector.records_backward
+
     def pool_rows(self, batch_size: int) -> int:
         """Rows of a pool: what is scored at once, or what travels at once where nothing is."""
         if self.scored:
@@ -144,6 +156,7 @@ class StreamSpec:
         """The part that readers need."""
         return Reading(
             source=self.source,
+            selector=self.selector,
             augmentation=self.augmentation,
             inputs=self.inputs,
             num_readers=self.num_readers,
@@ -151,5 +164,5 @@ class StreamSpec:
         )
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:
-        """A pool's rows, decoded and augmented."""
+        """All rows of a pool, decoded and augmented."""
         return self.reading.read(plan, pool)

@@ -17,13 +17,14 @@ from ray.data.block import BlockAccessor
 from raysb.board import Board
 from raysb.errors import StreamOrderError
 from raysb.history.shards import LossHistory
-from raysb.schema import POOL, Batch, num_rows, take
-from raysb.scoring.ledger import PoolRecord
+from raysb.schema import ID, POOL, Batch, num_rows, take
 from raysb.scoring.ledger_actor import LedgerClient
+from raysb.selection.base import Selector
+from raysb.selection.preselection import Outlook
 from raysb.source.plan import PoolPlan
 from raysb.training.faults import telling
 from raysb.training.memory import keep_freed_pages
-from raysb.training.reading import Reading, with_weights
+from raysb.training.reading import Reading, unscored_record, with_weights
 
 if TYPE_CHECKING:
     from raysb.training.spec import StreamSpec
@@ -78,6 +79,48 @@ class StreamHandle:
         return cast(Reading, ray.get(self.reading[0]))
 
 
+class Outlooks:
+    """What the selector looks back at, epoch by epoch: made once, and then the same for all.
+
+    The reader of an epoch's first pool makes it when the ledger lets the epoch begin; the others,
+    and every replay, find it on the board. Two epochs are held there.
+
+    Args:
+        handle: The stream's actors.
+        plan: The pools of the run.
+        selector: Who looks back.
+    """
+
+    def __init__(self, handle: StreamHandle, plan: PoolPlan, selector: Selector) -> None:
+        self._handle = handle
+        self._plan = plan
+        self._selector = selector
+        self._held: tuple[int, Outlook | None] | None = None
+
+    def of(self, pool: int) -> Outlook | None:
+        """That of a pool's epoch; waits until it is made."""
+        if not self._selector.looks_back:
+            return None
+        epoch, first, _ = self._plan.locate(pool)
+        if self._held is None or self._held[0] != epoch:
+            self._held = (epoch, self._fetch(epoch, makes=first == 0))
+        return self._held[1]
+
+    def _fetch(self, epoch: int, *, makes: bool) -> Outlook | None:
+        board, name = self._handle.board, outlook_name(self._handle.name, epoch)
+        if makes and board.version(name) < epoch and self._handle.history is not None:
+            known = self._handle.history.records()
+            seen = self._selector.outlook(known, epoch, self._plan.epochs)
+            board.put(name, epoch, seen and seen.state_dict())
+        _, state = board.get(name, at_least=epoch)
+        return state and Outlook.from_state(state)
+
+
+def outlook_name(stream: str, epoch: int) -> str:
+    """Where on the board that of an epoch is; it replaces the one of two epochs before."""
+    return f"outlook/{stream}/{epoch % 2}"
+
+
 class PoolReader:
     """A reader actor of Ray Data: turns a pool's number into rows, no further ahead than needed.
 
@@ -92,7 +135,9 @@ class PoolReader:
         self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
     ) -> None:
         self._reading = handle.get_reading()
-        self._scored = handle.history is not None
+        self._scored = self._reading.selector.needs_scores
+        self._outlooks = Outlooks(handle, plan, self._reading.selector)
+        self._history = handle.history
         self._ledger = handle.ledger
         self._plan = plan
         self._generation = generation
@@ -111,38 +156,36 @@ class PoolReader:
         if not self._ledger.admit(self._generation, pool, self._reading.num_readers):
             return self.empty(pool)
         batch = self.read(pool)
-        return batch if self._scored else self._unscored(pool, batch)
+        return batch if self._scored and num_rows(batch) else self.pass_on(pool, batch)
 
     def read(self, pool: int) -> Batch:
-        """A pool's rows, one pool at a time."""
+        """The rows of a pool that are worth reading, one pool at a time."""
         with self._one_at_a_time:
-            return self._reading.read(self._plan, pool)
+            outlook = self._outlooks.of(pool)
+            return self._reading.read_wanted(self._plan, pool, outlook)
 
     def empty(self, pool: int) -> Batch:
         """A block without rows that shows which columns there are."""
         if self._nothing is None:
-            batch = self.read(pool)
+            batch = self._reading.read(self._plan, pool)
             self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
         return self._nothing
 
-    def _unscored(self, pool: int, batch: Batch) -> Batch:
-        """Where nothing is scored, the reader is what the ledger gates and counts."""
-        rows = num_rows(batch)
-        if self._ledger.grant(self._generation, pool, rows) is None:
+    def pass_on(self, pool: int, batch: Batch) -> Batch:
+        """Where nothing is to be scored, the reader is what the ledger gates and counts."""
+        if self._ledger.grant(self._generation, pool, num_rows(batch)) is None:
             return self.empty(pool)
-        nothing = np.empty(0)
-        record = PoolRecord(
-            pool=pool,
-            epoch=self._plan.epoch_of(pool),
-            num_rows=0,
-            num_selected=rows,
-            losses=nothing.astype(np.float32),
-            num_correct=None,
-            nonfinite=nothing.astype(np.int64),
-            seconds=0.0,
-        )
+        return self.count(pool, batch)
+
+    def count(self, pool: int, batch: Batch) -> Batch:
+        """Tell history and ledger of rows of a granted pool that are trained unscored."""
+        if self._history is not None and num_rows(batch):
+            ids = batch[ID].astype(np.int64, copy=False)
+            self._history.record_selected(ids, self._plan.epoch_of(pool))
+            self._history.flush()
+        record = unscored_record(self._plan, pool, num_rows(batch))
         self._ledger.scored(self._generation, record)
-        return with_weights(batch)
+        return batch
 
 
 class PoolScorer:
@@ -169,7 +212,7 @@ class PoolScorer:
             handle.ledger,
             handle.history,
             lambda model: WeightStore(live=FlatState(model)).fetch,
-            plan.epoch_of,
+            plan.locate,
             generation=generation,
             seed=spec.seed,
             dtype=spec.scoring.dtype,
@@ -214,4 +257,7 @@ class ReadingScorer:
         grant = None if pool in self._done else self._scorer.ask(pool, stop - start)
         if grant is None:
             return self._reader.empty(pool)
-        return self._scorer.score(self._reader.read(pool), grant)
+        batch = self._reader.read(pool)
+        if not num_rows(batch):
+            return self._reader.count(pool, batch)
+        return self._scorer.score(batch, grant)

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from raysb.errors import NonFiniteError, RaysbError, ResourceError, StreamOrderError
-from raysb.schema import POOL, Batch, Published
+from raysb.history.shards import LossHistory
+from raysb.schema import POOL, Batch, Floats, Ids, Published
 from raysb.scoring.ledger import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.source.plan import PoolPlan
@@ -29,12 +30,19 @@ from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
 from raysb.training.precision import full_float32
-from raysb.training.stages import PoolReader, PoolScorer, ReadingScorer, StreamHandle
+from raysb.training.stages import (
+    PoolReader,
+    PoolScorer,
+    ReadingScorer,
+    StreamHandle,
+    outlook_name,
+)
 from raysb.weights import FlatState, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
 IN_FLIGHT = 2  # pools at an actor
+BACKWARD_STEPS = 32  # whose losses go to the history at once: a call costs .3 ms
 TELL_EVERY_S = 0.02  # of steps: a call takes 1 ms of the trainer's process, and 1.5 of the ledger's
 _END = object()
 
@@ -84,6 +92,7 @@ class RayStream(BatchStream):
         super().__init__(handle.get_spec(), device=device, on_step=on_step)
         self._weights: WeightStore | None = None
         self._split: Any = None
+        self._backward: list[tuple[Ids, Floats]] = []  # of the last steps, not yet sent
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -94,7 +103,12 @@ class RayStream(BatchStream):
         self._limits = self.spec.limits(batch_size, self.exchange.world_size)
         if self.exchange.rank == 0:
             self._generation = self._handle.ledger.open(
-                self._limits, self.cursor, plan.num_pools, self.num_steps, self._first(model)
+                self._limits,
+                self.cursor,
+                plan.num_pools,
+                self.num_steps,
+                self._first(model),
+                plan.pools_per_epoch if self.spec.selector.looks_back else None,
             )
             pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
             self._teller = Teller(self._handle.ledger, self._generation, pause_s)
@@ -195,7 +209,26 @@ class RayStream(BatchStream):
             self._published_at = self.num_steps
         self._teller.tell(self.num_steps, self.num_backpropped - self._consumed_before, packed)
 
+    def _record_backward(self, ids: Ids, losses: Floats) -> None:
+        history = self._handle.history
+        if history is None:
+            return
+        self._backward.append((ids, losses))
+        if self._limits.lockstep or len(self._backward) >= BACKWARD_STEPS:
+            self._send_backward(history)
+
+    def _send_backward(self, history: LossHistory) -> None:
+        """Losses of several steps in one call; in lockstep all are there before a step is told."""
+        if self._backward:
+            ids, losses = (np.concatenate(part) for part in zip(*self._backward, strict=True))
+            history.record_backward(ids, losses, self.num_steps)
+            self._backward.clear()
+        if self._limits.lockstep:
+            history.flush()
+
     def _close(self) -> None:
+        if self._handle.history is not None:
+            self._send_backward(self._handle.history)
         if self.exchange.rank == 0:
             self._teller.close()
             self._handle.ledger.close(self._generation)
@@ -231,9 +264,22 @@ class RayStream(BatchStream):
         }
         if self.exchange.rank == 0:
             state["ledger"] = self._handle.ledger.state_dict()
+            state["outlooks"] = self._outlooks(low)
             if self._handle.history is not None:
                 state["history"] = self._handle.history.state_dict()
         return state
+
+    def _outlooks(self, low: int) -> dict[str, Any]:
+        """What the selector looks back at in the epochs that are under way."""
+        if not self.spec.selector.looks_back:
+            return {}
+        oldest = self._plan().epoch_of(low)
+        held = [
+            self._handle.board.get(outlook_name(self._handle.name, epoch), at_least=-1)
+            for epoch in (oldest, oldest + 1)
+            if self._handle.board.version(outlook_name(self._handle.name, epoch)) >= 0
+        ]
+        return {str(epoch): outlook for epoch, outlook in held if epoch >= oldest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken; before `iter_batches`, on every worker."""
@@ -245,6 +291,9 @@ class RayStream(BatchStream):
         if ray.train.get_context().get_world_rank() or ledger.progress()["generation"]:
             return  # after a fault ledger and history are still there, and know more
         ledger.load_state_dict(state["ledger"])
+        for epoch, outlook in state["outlooks"].items():
+            name = outlook_name(self._handle.name, int(epoch))
+            self._handle.board.put(name, int(epoch), outlook)
         if self._handle.history is not None and state.get("history") is not None:
             self._handle.history.load_state_dict(state["history"])
 

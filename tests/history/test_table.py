@@ -50,6 +50,7 @@ class Oracle:
         loss, step = self.loss.get(i, (np.nan, 0))
         return {
             "loss": loss,
+            "scored_loss": records[-1].loss if np.isfinite(records[-1].loss) else np.nan,
             "weights_step": step,
             "mean": np.mean(finite) if finite else np.nan,
             "variance": np.var(finite) if finite else np.nan,
@@ -233,13 +234,40 @@ def test_a_loss_of_the_backward_pass_becomes_the_last_loss_and_nothing_else() ->
     table.record_backward(np.array([0, 8]), np.array([1.5, np.nan], np.float32), 9)
     known = table.lookup(np.array([0, 1, 8]))
     assert known.loss[:2].tolist() == [1.5, 5.0]
-    assert known.weights_step.tolist() == [9, 7, 0]
+    assert known.weights_step.tolist() == [7, 7, 0]  # of the score, by which ages are compared
+    assert known.scored_loss[:2].tolist() == [4.0, 5.0]
     assert known.backward.tolist() == [True, False, False]
     assert known.known.tolist() == [True, True, False]
     assert known.mean[:2].tolist() == [4.0, 5.0]
     for each in (table, plain):  # scored again, the mark goes and the statistics never saw it
         record(each, 1, [2.0, 3.0], weights_step=11)
     assert_same_state(table.state_dict(), plain.state_dict())
+
+
+def test_the_backward_losses_of_an_id_that_is_never_scored_carry_their_own_step() -> None:
+    table = LossTable()
+    for step in (3, 8):
+        table.record_backward(np.array([4]), np.array([step / 2], np.float32), step)
+    known = table.lookup(np.array([4]))
+    assert (known.loss[0], known.weights_step[0], known.times_scored[0]) == (4.0, 8, 0)
+    assert np.isnan(known.scored_loss[0])
+
+
+def test_rows_selected_unscored_are_counted_once_an_epoch_and_leave_the_statistics_alone() -> None:
+    table, plain = LossTable(), LossTable()
+    for each in (table, plain):
+        record(each, 0, [4.0, 5.0], selected=np.array([True, False]))
+    for epoch in (1, 1, 2, 1):  # a replay, and one that comes late
+        table.record_selected(np.array([1, 7]), epoch)
+    known = table.lookup(np.array([0, 1, 7]))
+    assert known.times_selected.tolist() == [1, 2, 2]
+    assert known.epoch.tolist() == [0, 2, 2]
+    assert known.mean[:2].tolist() == [4.0, 5.0]
+    for each in (table, plain):
+        record(each, 3, [2.0, 1.0], selected=np.zeros(2, np.bool_))
+    first, second = table.lookup(np.array([0, 1])), plain.lookup(np.array([0, 1]))
+    for name in ("mean", "variance", "times_scored", "loss"):
+        assert getattr(first, name).tolist() == getattr(second, name).tolist(), name
 
 
 def test_a_backward_loss_that_arrives_late_does_not_replace_a_newer_score() -> None:
@@ -256,7 +284,7 @@ def test_a_backward_loss_stays_the_last_one_when_the_next_score_is_not_finite() 
     table.record_backward(np.array([0]), np.array([1.5], np.float32), 2)
     record(table, 1, [np.nan])
     known = table.lookup(np.array([0]))
-    assert (known.loss[0], known.weights_step[0], known.backward[0]) == (1.5, 2, True)
+    assert (known.loss[0], known.weights_step[0], known.backward[0]) == (1.5, 0, True)
     assert (known.nonfinite[0], known.times_scored[0], known.mean[0]) == (True, 1, 4.0)
 
 

@@ -340,10 +340,12 @@ def test_sums_are_replaced_too_when_a_checkpoint_is_taken_up(fresh) -> None:
 def test_nan_losses_pass_up_to_the_limit_and_then_end_the_run_naming_ids() -> None:
     ledger, g = opened(Limits(global_batch=4), rows_per_epoch=1000, max_nonfinite_fraction=0.01)
     ledger.grant(g, 0, 100)
-    ledger.scored(g, record(0, 5, rows=100, nonfinite=np.arange(100, 110)))
+    ones = np.ones(90, np.float32)
+    ledger.scored(g, record(0, 5, rows=100, losses=ones, nonfinite=np.arange(100, 110)))
     ledger.raise_failure()
     assert ledger.grant(g, 1, 100) is not Refusal.CLOSED
-    ledger.scored(g, record(1, 5, rows=100, nonfinite=np.array([4242])))
+    ones = np.ones(99, np.float32)
+    ledger.scored(g, record(1, 5, rows=100, losses=ones, nonfinite=np.array([4242])))
     assert ledger.grant(g, 2, 100) is Refusal.CLOSED
     with pytest.raises(NonFiniteError, match="11 of 200 losses in epoch 0") as caught:
         ledger.raise_failure()

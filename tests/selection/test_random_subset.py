@@ -11,7 +11,7 @@ from raysb.selection import RandomSubset, select_pool
 def test_it_keeps_its_share_of_a_pool_that_nobody_scored() -> None:
     pool = {ID: np.arange(256), "x": np.arange(256)}
     window = np.zeros(0, np.float32)
-    batch, selected, _ = select_pool(
+    batch, selected, *_ = select_pool(
         RandomSubset(fraction=0.25), pool, None, window=window, draws=Draws(), weights_step=0
     )
     assert not RandomSubset.needs_scores

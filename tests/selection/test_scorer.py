@@ -159,7 +159,7 @@ def scorer(ledger, table, generation):
         Direct(ledger),
         table,
         fetcher,
-        lambda pool: pool // 2,
+        lambda pool: (pool // 2, 0, 200),
         generation=generation,
         seed=5,
     )

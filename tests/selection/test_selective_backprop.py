@@ -22,7 +22,7 @@ def stream(selector: SelectiveBackprop, pools: list[np.ndarray]) -> list[float]:
     for pool, losses in enumerate(pools):
         ids = np.arange(first, first + len(losses))
         first += len(losses)
-        _, selected, _ = select_pool(
+        _, selected, *_ = select_pool(
             selector, {ID: ids}, losses, window=ring.window(), draws=Draws(seed=4), weights_step=0
         )
         ring.record(pool, losses)
@@ -133,7 +133,7 @@ def test_losses_that_are_not_finite_shift_nobody_elses_rank() -> None:
         ids = np.arange(POOL_ROWS + 2) + pool * 1000
         chosen = []
         for name, losses in (("a", clean[pool]), ("b", dirty[pool])):
-            batch, _, bad = select_pool(
+            batch, _, bad, _ = select_pool(
                 selector,
                 {ID: ids[: len(losses)]},
                 losses,

@@ -20,7 +20,7 @@ def test_selected_rows_keep_all_their_columns_and_gain_those_of_selection() -> N
     }
     losses = draw.exponential(size=64).astype(np.float32)
     correct = (losses < 1).astype(np.uint8)
-    batch, selected, _ = select_pool(
+    batch, selected, *_ = select_pool(
         SelectiveBackprop(),
         pool,
         losses,
@@ -51,7 +51,7 @@ def test_selected_rows_keep_all_their_columns_and_gain_those_of_selection() -> N
 @pytest.mark.parametrize("losses", [[], [np.nan, np.inf]])
 def test_a_pool_without_a_usable_row_gives_a_batch_without_rows(losses) -> None:
     pool = {ID: np.arange(len(losses)), "x": np.zeros((len(losses), 2), np.uint8)}
-    batch, selected, nonfinite = select_pool(
+    batch, selected, nonfinite, _ = select_pool(
         SelectiveBackprop(),
         pool,
         np.array(losses, np.float32),

@@ -12,7 +12,7 @@ def test_every_row_is_kept_with_weight_one_and_nothing_is_scored() -> None:
     assert not Uniform.needs_scores
     pool = {ID: np.array([5, 3]), "x": np.zeros((2, 4), np.uint8)}
     window = np.zeros(0, np.float32)
-    batch, selected, nonfinite = select_pool(
+    batch, selected, nonfinite, _ = select_pool(
         Uniform(), pool, None, window=window, draws=Draws(), weights_step=0
     )
     assert batch[ID].tolist() == [5, 3]

@@ -242,6 +242,7 @@ def test_the_rate_follows_steps_cost_or_epochs() -> None:
 
 def test_lines_carry_the_sums_of_their_own_epoch_else_of_the_newest() -> None:
     sums = {
+        "num_offered": 100,
         "num_scored": 100,
         "num_selected": 40,
         "num_correct": 90,
@@ -262,6 +263,12 @@ def test_lines_carry_the_sums_of_their_own_epoch_else_of_the_newest() -> None:
     assert "score/error" not in newest
     nothing = {"kind": "train", "epoch": 0, "step": 3}
     assert with_scores(nothing, {"epochs": {}, "waiting_rows": 0}) == nothing
+    blind = sums | dict.fromkeys(("num_scored", "num_judged", "num_nonfinite", "loss_sum"), 0)
+    drawn = with_scores(nothing, {"epochs": {0: blind}, "waiting_rows": 0})
+    assert (drawn["select/kept_fraction"], drawn["select/scored_fraction"]) == (0.4, 0.0)
+    assert not any(name.startswith("score/") for name in drawn)
+    uniform = blind | {"num_selected": 100}
+    assert with_scores(nothing, {"epochs": {0: uniform}, "waiting_rows": 0}) == nothing
 
 
 def test_a_run_that_goes_on_has_already_used_the_time_before_its_checkpoint() -> None:
