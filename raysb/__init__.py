@@ -25,13 +25,19 @@ if TYPE_CHECKING:
     from raysb.schema import Source as Source
     from raysb.scoring.settings import Scoring as Scoring
     from raysb.seeding import Draws as Draws
+    from raysb.selection import Adjustments as Adjustments
+    from raysb.selection import BudgetedSelection as BudgetedSelection
     from raysb.selection import ConfidenceBand as ConfidenceBand
     from raysb.selection import HighestK as HighestK
+    from raysb.selection import ImportanceSampling as ImportanceSampling
+    from raysb.selection import InfoBatch as InfoBatch
+    from raysb.selection import KeepFraction as KeepFraction
     from raysb.selection import LossDistribution as LossDistribution
     from raysb.selection import LowestK as LowestK
     from raysb.selection import OrderedSGD as OrderedSGD
     from raysb.selection import RandomSubset as RandomSubset
     from raysb.selection import RankSampling as RankSampling
+    from raysb.selection import ReducibleLoss as ReducibleLoss
     from raysb.selection import SelectiveBackprop as SelectiveBackprop
     from raysb.selection import Selector as Selector
     from raysb.selection import StaleSelectiveBackprop as StaleSelectiveBackprop
@@ -49,31 +55,29 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Adjustments": "raysb.selection",
+    "BudgetedSelection": "raysb.selection",
     "ConfidenceBand": "raysb.selection",
     "Data": "raysb.source.settings",
     "DataError": "raysb.errors",
     "Draws": "raysb.seeding",
     "Evaluation": "raysb.training.settings",
-    "get_stream": "raysb.training.stream",
     "HighestK": "raysb.selection",
     "History": "raysb.history.settings",
-    "inputs": "raysb.task",
-    "load_model": "raysb.models",
+    "ImportanceSampling": "raysb.selection",
+    "InfoBatch": "raysb.selection",
+    "KeepFraction": "raysb.selection",
     "LossDistribution": "raysb.selection",
-    "losses": "raysb.losses",
     "LowestK": "raysb.selection",
     "ModelError": "raysb.errors",
     "NonFiniteError": "raysb.errors",
     "OrderedSGD": "raysb.selection",
-    "pad": "raysb.collate",
     "RandomSubset": "raysb.selection",
     "RankSampling": "raysb.selection",
     "RaysbError": "raysb.errors",
-    "read_audit": "raysb.training.audit",
-    "read_metrics": "raysb.report.records",
+    "ReducibleLoss": "raysb.selection",
     "ResourceError": "raysb.errors",
     "RunDirectoryError": "raysb.errors",
-    "score": "raysb.scan.run",
     "Scoring": "raysb.scoring.settings",
     "Selection": "raysb.schema",
     "SelectiveBackprop": "raysb.selection",
@@ -87,9 +91,19 @@ _HOMES = {
     "Training": "raysb.training.settings",
     "Uniform": "raysb.selection",
     "WeightedReservoir": "raysb.selection",
+    "get_stream": "raysb.training.stream",
+    "inputs": "raysb.task",
+    "load_model": "raysb.models",
+    "losses": "raysb.losses",
+    "pad": "raysb.collate",
+    "read_audit": "raysb.training.audit",
+    "read_metrics": "raysb.report.records",
+    "score": "raysb.scan.run",
 }
 
 __all__ = [
+    "Adjustments",
+    "BudgetedSelection",
     "ConfidenceBand",
     "Data",
     "DataError",
@@ -97,6 +111,9 @@ __all__ = [
     "Evaluation",
     "HighestK",
     "History",
+    "ImportanceSampling",
+    "InfoBatch",
+    "KeepFraction",
     "LossDistribution",
     "LowestK",
     "ModelError",
@@ -105,6 +122,7 @@ __all__ = [
     "RandomSubset",
     "RankSampling",
     "RaysbError",
+    "ReducibleLoss",
     "ResourceError",
     "RunDirectoryError",
     "Scoring",

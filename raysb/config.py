@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raysb.history.settings import History
+from raysb.imports import resolve
 from raysb.nn.settings import Model
 from raysb.scoring.settings import Scoring
-from raysb.selection import SELECTORS, SelectiveBackprop, Selector
+from raysb.selection import SELECTORS, Adjustments, SelectiveBackprop, Selector
 from raysb.settings_io import (
     COMMAND_LINE,
     Given,
@@ -72,6 +73,7 @@ class Config:
         model: The network.
         selector: What decides which rows are worth a backward pass.
         scoring: The pool of scorers.
+        adjust: What is changed of the selector's choice.
         history: What is remembered per sample.
         train: The training loop.
         eval: The evaluation.
@@ -84,6 +86,7 @@ class Config:
     model: Model = dataclasses.field(default_factory=Model)
     selector: Selector = dataclasses.field(default_factory=SelectiveBackprop)
     scoring: Scoring = dataclasses.field(default_factory=Scoring)
+    adjust: Adjustments = dataclasses.field(default_factory=Adjustments)
     history: History = dataclasses.field(default_factory=History)
     train: Training = dataclasses.field(default_factory=Training)
     eval: Evaluation = dataclasses.field(default_factory=Evaluation)
@@ -148,11 +151,37 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def kind_of(config: Config) -> str:
-    """The name behind `selector.kind`."""
+    """The name behind `selector.kind`, or the import path of a class of the user's own."""
+    own = type(config.selector)
     for kind, cls in SELECTORS.items():
-        if type(config.selector) is cls:
+        if own is cls:
             return kind
-    raise TypeError(f"selector={config.selector!r}: only {', '.join(SELECTORS)} have a kind")
+    path = f"{own.__module__}:{own.__qualname__}"
+    if "<locals>" in path or own.__module__ == "__main__":
+        raise TypeError(
+            f"selector={config.selector!r}: {path} cannot be imported, so no file could name it; "
+            f"put the class into a module, or take one of {', '.join(SELECTORS)}"
+        )
+    return path
+
+
+def selector_class(kind: str) -> type[Selector]:
+    """The class that a `selector.kind` stands for.
+
+    Raises:
+        SettingError: The import fails, or what is found there is no dataclass of a `Selector`.
+    """
+    try:
+        cls = resolve(kind, SELECTORS, KIND)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    fits = isinstance(cls, type) and issubclass(cls, Selector) and dataclasses.is_dataclass(cls)
+    if not fits:
+        raise SettingError(
+            f"{KIND}={kind!r}: {cls!r} is no dataclass that extends raysb.Selector; a run asks it "
+            "which rows to train (docs/choosing-a-selector.md has one of 20 lines)"
+        )
+    return typing.cast(type[Selector], cls)
 
 
 def _value(config: Config, head: list[str], name: str) -> object:
@@ -162,7 +191,7 @@ def _value(config: Config, head: list[str], name: str) -> object:
 def sections(kind: str) -> dict[str, type]:
     """The dataclass behind each section, for one kind of selector."""
     hints = typing.get_type_hints(Config)
-    hints[SELECTOR] = SELECTORS[kind]
+    hints[SELECTOR] = selector_class(kind)
     return {
         field.name: hints[field.name]
         for field in dataclasses.fields(Config)
@@ -188,7 +217,7 @@ def _kind_setting() -> Setting:
         key=KIND,
         hint=typing.cast(Any, Literal)[tuple(SELECTORS)],
         default=DEFAULT_KIND,
-        help="What decides which rows are worth a backward pass.",
+        help="What decides which rows are worth a backward pass; or package.module:Class.",
     )
 
 
@@ -220,9 +249,15 @@ def _is_section(name: str) -> bool:
 
 
 def _chosen_kind(given: Iterable[Given], otherwise: str) -> str:
-    hint = _kind_setting().hint
-    chosen = [str(convert(each, hint)) for each in given if each.key == KIND]
+    chosen = [_read_kind(each) for each in given if each.key == KIND]
     return chosen[-1] if chosen else otherwise
+
+
+def _read_kind(given: Given) -> str:
+    """A name of `SELECTORS`, or an import path, which has a colon."""
+    if isinstance(given.raw, str) and ":" in given.raw:
+        return given.raw
+    return str(convert(given, _kind_setting().hint))
 
 
 def _assign(values: dict[str, tuple[Any, Given]], given: Iterable[Given], kind: str) -> None:
@@ -231,7 +266,9 @@ def _assign(values: dict[str, tuple[Any, Given]], given: Iterable[Given], kind: 
         setting, path = _find(each, known, kind)
         before = values.get(setting.key)
         value: Any
-        if path:
+        if setting.key == KIND:
+            value = _read_kind(each)
+        elif path:
             value = _with_entry(before[0] if before else setting.default, path, each)
         else:
             value = convert(each, setting.hint)

@@ -160,7 +160,14 @@ class DryRun:
     def _scored(self, pool: Batch) -> Iterator[Stage]:
         spec = self._spec
         with self._timed():
-            scores = score(spec.task, self._model, pool, dtype=spec.scoring.dtype)
+            scores = score(
+                spec.task,
+                self._model,
+                pool,
+                dtype=spec.scoring.dtype,
+                by=spec.by,
+                image_scale=spec.scoring.image_scale,
+            )
         columns = {LOSS: scores.losses} | scores.extra
         columns |= {} if scores.correct is None else {CORRECT: scores.correct}
         yield self._stage("score", f"{shapes(columns)}, in {spec.scoring.dtype}", columns)
@@ -184,6 +191,7 @@ class DryRun:
             {**pool, **scores.extra},
             scores.losses,
             correct=scores.correct,
+            scores=scores.ranked,
             window=window,
             draws=Draws(seed=self._spec.seed, epoch=0),
             weights_step=0,
@@ -192,7 +200,7 @@ class DryRun:
     def _remember(
         self, ring: LossRing, table: LossTable, pool: Batch, scores: Scores, selected: SelectedPool
     ) -> None:
-        ring.record(int(pool[POOL][0]), scores.losses)
+        ring.record(int(pool[POOL][0]), scores.scores)
         table.record(
             pool[ID].astype(np.int64, copy=False),
             scores.losses,

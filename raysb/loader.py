@@ -22,10 +22,20 @@ from torch import nn
 from raysb.errors import StreamOrderError
 from raysb.local import LocalStream
 from raysb.losses import CrossEntropy
-from raysb.schema import ID, POOL, STREAM_COLUMNS, Batch, concatenate, take
+from raysb.schema import (
+    ID,
+    POOL,
+    STREAM_COLUMNS,
+    WEIGHT,
+    Batch,
+    Floats,
+    Ids,
+    concatenate,
+    take,
+)
 from raysb.scoring.ledger import Cursor
 from raysb.scoring.settings import Scoring
-from raysb.selection import Selector
+from raysb.selection import Adjustments, Selector
 from raysb.selection.batcher import Batcher
 from raysb.source.open import given, open_sources
 from raysb.source.plan import PoolPlan
@@ -67,6 +77,7 @@ class SelectiveLoader:
         epochs: Passes over the data, if that is known: the last one then ends with a batch of what
             is left, filled up with rows of `weight` 0 and `id` -1. Without it there is no last one.
         scoring: `batch_size` of a pool, `dtype`, `max_nonfinite_fraction`; the rest is for Ray.
+        adjust: Exploration, a floor for each class, a cap, a schedule: changes of its choice.
         data: Names of the columns, image size, augmentation.
         collate: Pads a batch just before the forward pass, e.g. `raysb.pad("tokens")`.
         seed: Of order, augmentation and draws.
@@ -95,6 +106,7 @@ class SelectiveLoader:
         selector: Selector | None = None,
         epochs: int | None = None,
         scoring: Scoring | None = None,
+        adjust: Adjustments | None = None,
         data: Data | None = None,
         collate: Callable[[Batch], Batch] | None = None,
         seed: int = 0,
@@ -114,6 +126,7 @@ class SelectiveLoader:
             forward=forward,
             selector=selector,
             scoring=scoring,
+            adjust=adjust,
             seed=seed,
             collate=collate,
         )
@@ -178,6 +191,21 @@ class SelectiveLoader:
         self._pools.hand_out(rows)
         return batch
 
+    def record(self, losses: torch.Tensor, batch: TensorBatch) -> None:
+        """Tell the losses of a training step, for selectors that look back at them.
+
+        `InfoBatch` and `BudgetedSelection` live on them, `StaleSelectiveBackprop` ranks better with
+        them, the others do nothing.
+
+        Args:
+            losses: float [B], of the batch's rows, before any reduction.
+            batch: As the loader gave it.
+        """
+        if self._pools.spec.selector.records_backward:
+            real = (batch[WEIGHT] > 0).cpu().numpy()
+            ids = batch[ID].cpu().numpy()[real]
+            self._pools.record_backward(ids, losses.detach().float().cpu().numpy()[real])
+
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands and all it knows: numbers and tensors, for `torch.save`.
 
@@ -194,6 +222,7 @@ class SelectiveLoader:
             "num_backpropped": pools.num_backpropped,
             "waiting": _to_tensors(self._waiting()),
             "ledger": _to_tensors(pools.ledger.state_dict()),
+            "outlooks": _to_tensors(pools.outlook_states()),
             "history": _to_tensors(pools.history.state_dict()),
         }
 
@@ -215,6 +244,7 @@ class SelectiveLoader:
         self._pools.num_steps = state["num_steps"]
         self._pools.num_backpropped = state["num_backpropped"]
         self._pools.ledger.load_state_dict(_to_arrays(state["ledger"]))
+        self._pools.load_outlooks(_to_arrays(state["outlooks"]))
         self._pools.history.load_state_dict(_to_arrays(state["history"]))
         self._batcher = Batcher(self.batch_size)
         for block in waiting:
@@ -259,6 +289,10 @@ class _Pools(LocalStream):
     def read(self, pool: int) -> Batch:
         """Selected rows of a pool, scored with the model as it is."""
         return self.rows_of(self._plan(), pool)
+
+    def record_backward(self, ids: Ids, losses: Floats) -> None:
+        """Enter the losses of the batch handed out last."""
+        self.history.record_backward(ids, losses, self.num_steps - 1)
 
     def hand_out(self, rows: int) -> None:
         """Count a batch as a step."""

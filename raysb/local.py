@@ -28,7 +28,6 @@ from raysb.scoring.ledger import Cursor, Grant, Ledger, Refusal
 from raysb.scoring.limits import limits_for
 from raysb.seeding import key
 from raysb.selection.preselection import Outlook
-from raysb.selection.scorer import score_pool
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.checkpoint import save_atomically
@@ -68,7 +67,7 @@ class LocalStream(BatchStream):
             max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
         )
         self.history = LossTable(spec.source.num_rows if spec.has_history else 0)
-        self._reading = spec.reading
+        self._reading, self._scoring = spec.reading, spec.pool_scoring
         self._outlooks: dict[int, Outlook | None] = {}
 
     def _open(self, batch_size: int, epochs: int, model: nn.Module | None) -> PoolPlan:
@@ -107,7 +106,7 @@ class LocalStream(BatchStream):
         if self.spec.scored and num_rows(batch):
             return self._score(batch, grant, epoch, stop - start)
         if self.spec.has_history:
-            self.history.record_selected(batch[ID].astype(np.int64, copy=False), epoch)
+            self.history.record_selected(_ids(batch), epoch)
         self.ledger.scored(self._generation, unscored_record(plan, pool, num_rows(batch)))
         return batch
 
@@ -122,18 +121,15 @@ class LocalStream(BatchStream):
     def _score(self, batch: Batch, grant: Grant, epoch: int, pool_rows: int) -> Batch:
         if self._model is None:
             raise StreamOrderError("there is no model to score with: iterate over iter_batches()")
-        scored = score_pool(
-            self.spec.task,
+        scored = self._scoring(
             self._model,
-            self.spec.selector,
             batch,
             window=grant.window,
             weights_step=grant.weights_step,
             epoch=epoch,
-            seed=self.spec.seed,
-            dtype=self.spec.scoring.dtype,
             pool_rows=pool_rows,
             num_scored=grant.num_scored,
+            times_selected=self.history.lookup(_ids(batch)).times_selected,
         )
         self._record(scored.scores)
         self.history.record_selected(scored.drawn, epoch)
@@ -180,7 +176,17 @@ class LocalStream(BatchStream):
 
     def outlook_states(self) -> dict[str, Any]:
         """What the selector looks back at in the epoch under way."""
-        return {str(e): o and o.state_dict() for e, o in self._outlooks.items()}
+        return {
+            str(epoch): None if outlook is None else outlook.state_dict()
+            for epoch, outlook in self._outlooks.items()
+        }
+
+    def load_outlooks(self, states: Mapping[str, Any]) -> None:
+        """Take over what `outlook_states` gave."""
+        self._outlooks = {
+            int(epoch): None if kept is None else Outlook.from_state(kept)
+            for epoch, kept in states.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -190,10 +196,11 @@ class LocalStream(BatchStream):
         self.num_backpropped = state["num_backpropped"]
         self.ledger.load_state_dict(state["ledger"])
         self.history.load_state_dict(state["history"])
-        self._outlooks = {
-            int(epoch): kept and Outlook.from_state(kept)
-            for epoch, kept in state["outlooks"].items()
-        }
+        self.load_outlooks(state["outlooks"])
+
+
+def _ids(batch: Batch) -> Ids:
+    return batch[ID].astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def build_job(config: Config, sources: Sources, watcher: Watcher, verbose: bool)
         loss=build_loss(config.train.loss, data.target, config.train.loss_args),
         selector=config.selector,
         scoring=config.scoring,
+        adjust=config.adjust,
         seed=config.run.seed,
     )
     check_first_rows(spec, config.train)

@@ -25,7 +25,7 @@ from raysb.schema import Batch
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
-from raysb.selection import Selector
+from raysb.selection import Adjustments, Selector
 from raysb.source.dataset import share
 from raysb.source.open import given, open_sources
 from raysb.source.settings import Data
@@ -47,6 +47,7 @@ class SelectiveStream:
         forward: `(model, batch) -> outputs`; by default the model is called with `data.inputs`.
         selector: Which rows to keep.
         scoring: Number, size and precision of the scorers, and how old a score may be.
+        adjust: Exploration, a floor for each class, a cap, a schedule: changes of its choice.
         history: Shards of what is known per sample.
         data: Columns, image size, augmentation, readers.
         correct: `(outputs, batch) -> bool [B]`, where the loss has no such method.
@@ -66,6 +67,7 @@ class SelectiveStream:
         forward: Forward | None = None,
         selector: Selector | None = None,
         scoring: Scoring | None = None,
+        adjust: Adjustments | None = None,
         history: History | None = None,
         data: Data | None = None,
         correct: Callable[..., Any] | None = None,
@@ -89,6 +91,7 @@ class SelectiveStream:
             forward=forward,
             selector=selector,
             scoring=scoring,
+            adjust=adjust,
             seed=seed,
             name=name,
             correct=correct,
@@ -172,7 +175,7 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
 def stream_processes(spec: StreamSpec) -> dict[str, Processes]:
     """A stream's readers, scorers and Ray Data's own tasks, by the flag that asks for them."""
     scoring = spec.scoring
-    planning = 2 if spec.scored and scoring.max_staleness_steps == 0 else 1
+    planning = 2 if spec.has_history and scoring.max_staleness_steps == 0 else 1
     processes = {
         "planning (Ray Data's own tasks)": Processes(planning, 1.0),
         "data.num_readers": Processes(spec.num_readers, READER_CPUS),

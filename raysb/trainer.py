@@ -19,7 +19,7 @@ from raysb.losses import CrossEntropy
 from raysb.report.directory import RunDirectory
 from raysb.schema import Batch
 from raysb.scoring.settings import Scoring
-from raysb.selection import Selector
+from raysb.selection import Adjustments, Selector
 from raysb.source.open import given, open_sources
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss
@@ -42,6 +42,7 @@ class SelectiveTrainer:
         training: Epochs, batch size, schedule, limits.
         evaluation: How often to evaluate.
         scoring: Number, size and precision of the scorers, and how old a score may be.
+        adjust: Exploration, a floor for each class, a cap, a schedule: changes of its choice.
         history: Shards of what is known per sample.
         data: Columns, image size, augmentation, readers.
         correct: `(outputs, batch) -> bool [B]`, where the loss has no such method.
@@ -69,6 +70,7 @@ class SelectiveTrainer:
         training: Training | None = None,
         evaluation: Evaluation | None = None,
         scoring: Scoring | None = None,
+        adjust: Adjustments | None = None,
         history: History | None = None,
         data: Data | None = None,
         correct: Callable[..., Any] | None = None,
@@ -107,6 +109,7 @@ class SelectiveTrainer:
             forward=forward,
             selector=selector,
             scoring=scoring,
+            adjust=adjust,
             seed=seed,
             correct=correct,
             extra=extra,

@@ -56,6 +56,7 @@ SECTIONS = {
         "num_gpus": st.floats(0, 1),
         "dtype": st.sampled_from(["float32", "bfloat16"]),
     },
+    "adjust": {"explore": st.floats(0, 1), "max_selected": st.none() | counts},
     "history": {"num_shards": counts},
     "train": {
         "epochs": st.integers(1, 65_535),
@@ -309,12 +310,35 @@ def test_a_run_is_checked_at_construction() -> None:
         Config(engine="spark")  # type: ignore[arg-type]
 
 
-def test_a_selector_without_a_kind_cannot_be_written() -> None:
+def test_a_selector_that_no_file_could_name_cannot_be_written() -> None:
     class Mine(Uniform):
         pass
 
-    with pytest.raises(TypeError, match=r"only selective_backprop, uniform, .* have a kind"):
+    with pytest.raises(TypeError, match=r"cannot be imported, so no file could name it; .*uniform"):
         to_toml(Config(selector=Mine()))
+
+
+def test_a_selector_of_ones_own_is_named_by_its_import_path(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_selector.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from raysb.selection import RandomSubset\n"
+        "@dataclass(kw_only=True)\n"
+        "class Mine(RandomSubset):\n"
+        "    'One of ones own.'\n"
+        "    spread: int = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["selector.kind=own_selector:Mine", "--selector.spread", "5", "--selector.fraction=.2"]
+    config = load(None, flags)
+    assert (config.selector.spread, config.selector.fraction) == (5, 0.2)
+    assert type(config.selector).__name__ == "Mine"
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    assert load(tmp_path / "run.toml") == config
+    assert "selector.kind=own_selector:Mine has no such key; its keys: kind, fraction, spread" in (
+        refused("selector.kind=own_selector:Mine", "--selector.beta", "2")
+    )
+    assert "no module named 'own_selectr'" in refused("selector.kind=own_selectr:Mine").lower()
+    assert "is no dataclass that extends raysb.Selector" in refused("selector.kind=math:sqrt")
 
 
 def test_help_lists_every_key_exactly_once_with_a_line_on_it() -> None:

@@ -12,7 +12,7 @@ from raysb.losses import cross_entropy, mse
 from raysb.scoring.ledger import Cursor, Grant
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop
-from raysb.selection.scorer import Scorer
+from raysb.selection.scorer import PoolScoring, Scorer
 from raysb.source.open import open_sources
 from raysb.source.settings import Data
 from raysb.task import Task, inputs
@@ -62,14 +62,12 @@ def test_a_pool_that_waits_does_not_keep_an_earlier_one_of_its_scorer_from_being
     gate, the first behind it, and the run with them."""
     gate = GateInOrder()
     scorer = Scorer(
-        a_task(),
-        SelectiveBackprop(),
+        PoolScoring(task=a_task(), selector=SelectiveBackprop(), seed=0),
         gate,
         Forgets(),
         lambda model: lambda weights: 0,
         lambda pool: (0, 0, 8),
         generation=1,
-        seed=0,
     )
     calls = [threading.Thread(target=scorer, args=(a_pool(pool),)) for pool in (1, 0)]
     for call in calls:

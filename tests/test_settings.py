@@ -57,6 +57,8 @@ OUT_OF_RANGE = {
     "eval.batch_size": NO_COUNT,
     "scoring.num_actors": NO_COUNT,
     "scoring.batch_size": NO_COUNT,
+    "scoring.score": ("", 3, True),
+    "scoring.image_scale": (0, -0.5, 1.1, math.nan, "3", None),
     "scoring.dtype": ("float64", "bf16", None),
     "scoring.max_staleness_steps": (-1, 1.5, "none", True),
     "scoring.publish_every": NO_COUNT,

@@ -1,5 +1,7 @@
 """What the outputs of a model say of a row beside its loss: how sure it is, and of what.
 
+A `Score` is what a selector ranks; those that have a name are in `raysb.scoring.registry`.
+
 From logits z, with p = softmax(z) and classes in the order p_(1) >= p_(2) >= ...:
 
 prediction    argmax_c z_c
@@ -11,6 +13,7 @@ label_margin  p_y - max_{c != y} p_c, in [-1, 1]: above 0 where the prediction i
               1998); Pleiss et al. 2020 take it on logits (AUM), Northcutt et al. 2021 rescale it
               to [0, 1] ("normalized margin"). The smallest are suspected of a wrong label
 entropy       H = -sum_c p_c ln p_c in nats, in [0, ln C]
+el2n          ||p - onehot(y)||_2, in [0, sqrt 2] (Paul et al. 2021)
 
 All are computed where the logits are, in float32 at least, and to the relative precision of float32
 also where one class is nearly certain: ln p_(1) is -log1p(sum of the others' e^(z_c - z_(1))), in
@@ -19,23 +22,88 @@ which what is left beside 1 is not rounded away; a difference of probabilities i
 Dimensions in comments: B rows, C classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch import nn
+from torch.linalg import vector_norm
 
 from raysb.errors import ModelError
 from raysb.losses import MSE, TorchClassLoss, TorchLoss, logits_of
 from raysb.schema import CORRECT, LOSS
-from raysb.task import Task, TensorBatch
+from raysb.task import Task, TensorBatch, describe
 
 MARGIN = "margin"
 LABEL_MARGIN = "label_margin"
 ENTROPY = "entropy"
 PREDICTION = "prediction"
+EL2N = "el2n"
 
 Column: TypeAlias = Callable[[Any, TensorBatch], torch.Tensor]
+# (task, outputs, losses [B], batch) -> [B]
+Ranking: TypeAlias = Callable[[Task, Any, torch.Tensor, TensorBatch], torch.Tensor]
+
+
+class Measured(NamedTuple):
+    """A forward pass and what the rows are ranked by."""
+
+    outputs: Any
+    losses: torch.Tensor  # [B]
+    scores: torch.Tensor  # [B]; the very same tensor where losses are ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(ABC):
+    """What a selector ranks: one value per row, the higher the more worth a backward pass.
+
+    Args:
+        name: For people, and as the label of scores that may be compared with each other.
+        columns: Of the batch that it needs, whatever `collate` leaves of them.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+
+    @abstractmethod
+    def measure(self, task: Task, model: nn.Module, batch: TensorBatch) -> Measured:
+        """Run the model on a batch and rank its rows; no gradient is recorded around the call.
+
+        Raises:
+            ModelError: The model, its outputs or the batch do not go with the score.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputScore(Score):
+    """A score that is computed from the model's outputs.
+
+    Args:
+        rank: `(task, outputs, losses, batch) -> float [B]`.
+    """
+
+    rank: Ranking
+
+    def measure(self, task: Task, model: nn.Module, batch: TensorBatch) -> Measured:
+        """Run the model on a batch and rank its rows."""
+        outputs = task.outputs(model, batch)
+        losses = task.losses(outputs, batch)
+        scores = self.rank(task, outputs, losses, batch)
+        return Measured(outputs, losses, check_scores(scores, len(losses), self.name))
+
+
+def check_scores(scores: Any, rows: int, name: str) -> torch.Tensor:
+    """Return the scores if there is one per row."""
+    if isinstance(scores, torch.Tensor) and scores.shape == (rows,):
+        return scores
+    got = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores)
+    raise ModelError(
+        f"the score {name} is {got} for a batch of {rows} rows; one value per row is needed, "
+        f"shape ({rows},), the higher the more worth training"
+    )
 
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
@@ -72,6 +140,40 @@ def label_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     other = log_p.scatter(1, index, -torch.inf).amax(1)
     difference = -torch.maximum(own, other).exp() * torch.expm1(-(own - other).abs())
     return torch.where(own >= other, difference, -difference)
+
+
+def el2n(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """||softmax(z) - onehot(y)||_2, for labels of any integer type [B]. float [B]."""
+    distance: torch.Tensor = vector_norm(beside_label(logits, labels), dim=1)
+    return distance
+
+
+def beside_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """softmax(z) - onehot(y), to relative precision where p_y is nearly 1 too.
+
+    Args:
+        logits: [B, C] or [B, C, ...].
+        labels: Of any integer type, [B] or [B, ...].
+    """
+    log_p = log_probabilities(logits)
+    index = labels.long().unsqueeze(1)
+    return log_p.exp().scatter(1, index, torch.expm1(log_p.gather(1, index)))
+
+
+def class_logits(task: Task, outputs: Any, name: str) -> torch.Tensor:
+    """Logits of classes [B, C], for a score that asks for them.
+
+    Raises:
+        ModelError: The outputs are no such thing, or the loss says that they are not.
+    """
+    shape = _shape(outputs)
+    if len(shape) == 2 and shape[1] > 1 and _has_classes(task.loss, True, True):
+        return logits_of(outputs)
+    raise ModelError(
+        f"the score {name} needs logits [B, C] of classes; here the model's outputs are "
+        f"{list(shape) or type(outputs).__name__} and the loss is {task.loss!r}: rank by loss or "
+        "gradient_norm_bound, or give a function (outputs, batch) -> [B]"
+    )
 
 
 def columns_of(
@@ -115,6 +217,42 @@ _SCORES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     ENTROPY: entropy,
     PREDICTION: prediction,
 }
+
+
+def rank_loss(task: Task, outputs: Any, losses: torch.Tensor, batch: TensorBatch) -> torch.Tensor:
+    """The loss itself. [B]"""
+    return losses
+
+
+def rank_entropy(
+    task: Task, outputs: Any, losses: torch.Tensor, batch: TensorBatch
+) -> torch.Tensor:
+    """The least decided first. [B] in [0, ln C]"""
+    return entropy(class_logits(task, outputs, ENTROPY))
+
+
+def rank_margin(task: Task, outputs: Any, losses: torch.Tensor, batch: TensorBatch) -> torch.Tensor:
+    """Minus the margin: two classes that tie come first. [B] in [-1, 0]"""
+    return -margin(class_logits(task, outputs, MARGIN))
+
+
+def rank_el2n(task: Task, outputs: Any, losses: torch.Tensor, batch: TensorBatch) -> torch.Tensor:
+    """The distance from the label. [B] in [0, sqrt 2]"""
+    logits, name = class_logits(task, outputs, EL2N), getattr(task.loss, "target", None)
+    labels = batch.get(name) if isinstance(name, str) else None
+    if labels is not None and _is_label(labels):
+        return el2n(logits, labels)
+    if labels is not None and labels.shape == logits.shape:  # a distribution over the classes
+        distance: torch.Tensor = vector_norm(log_probabilities(logits).exp() - labels, dim=1)
+        return distance
+    raise ModelError(
+        f"the score {EL2N} needs the label of each row, and the loss {task.loss!r} names no column "
+        f"with one class a row; columns: {describe(batch)}. Use a loss with a target, e.g. "
+        "raysb.losses.cross_entropy('label'), or a function (outputs, batch) -> [B] as the score"
+    )
+
+
+LOSS_SCORE = OutputScore(name=LOSS, rank=rank_loss)
 
 
 def no_loss(outputs: Any, batch: TensorBatch) -> torch.Tensor:

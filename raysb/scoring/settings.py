@@ -15,7 +15,12 @@ class Scoring:
     Args:
         num_actors: Scorers, at least 1.
         batch_size: Rows of a pool, the unit of scoring, at least 1.
+        score: What is ranked: `loss`, `gradient_norm_bound`, `entropy`, `margin`, `el2n`,
+            `reducible_loss`, or the import path of `(outputs, batch) -> [B]`; none: what the
+            selector is defined on.
         dtype: Precision of the scoring forward pass: float32, bfloat16 or float16.
+        image_scale: Share of their height and width at which pictures are scored, above 0 and at
+            most 1.
         max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps. 0 is
             lockstep, deterministic for any number of scorers; `auto` takes the smallest bound that
             does not stall; `none` only reports ages.
@@ -28,7 +33,9 @@ class Scoring:
 
     num_actors: int = 1
     batch_size: int = 256
+    score: str | None = None
     dtype: str = "float32"
+    image_scale: float = 1.0
     max_staleness_steps: int | Literal["auto"] | None = "auto"
     publish_every: int = 1
     num_cpus: float = 1.0
@@ -51,6 +58,12 @@ class Scoring:
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"scoring.dtype={self.dtype!r}: must be one of {', '.join(DTYPES)}")
+        if not (self.score is None or (isinstance(self.score, str) and self.score)):
+            raise ValueError(f"scoring.score={self.score!r}: must be a name, or be none")
+        if not (isinstance(self.image_scale, Real) and 0 < self.image_scale <= 1):
+            raise ValueError(
+                f"scoring.image_scale={self.image_scale!r}: must be above 0 and at most 1"
+            )
         self._check_staleness()
 
     def _check_staleness(self) -> None:

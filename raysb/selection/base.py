@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from raysb.history.records import LossRecords
 from raysb.history.state import VERSION, check_state
-from raysb.schema import Floats, Ids, Selection
+from raysb.schema import LOSS, Floats, Ids, Selection
 from raysb.seeding import Draws
 from raysb.selection.distribution import LossDistribution
 from raysb.selection.preselection import Outlook, Preselection, all_scored
@@ -27,13 +27,15 @@ class Selector(ABC):
         trains_unscored: Whether a stream that scores may train some rows without: their blocks have
             no `correct` and no further columns of scoring.
         records_backward: Whether the losses of training steps go into the loss history.
-        history: R, the losses to keep for the distribution; 0 where there is none.
+        score: What is ranked unless `scoring.score` says otherwise, a name of `SCORES`.
+        history: R, the scores to keep for the distribution; 0 where there is none.
     """
 
     needs_scores: ClassVar[bool]
     preselects: ClassVar[bool] = False
     trains_unscored: ClassVar[bool] = False
     records_backward: ClassVar[bool] = False
+    score: ClassVar[str] = LOSS
     history: int = 0
 
     _num_offered: int = 0

@@ -1,5 +1,6 @@
 """The empirical distribution of recent losses, and the rank of a loss in it."""
 
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -9,6 +10,7 @@ from raysb.schema import Floats
 
 Ties: TypeAlias = Literal["mid", "strict"]
 TIES: tuple[Ties, ...] = ("mid", "strict")
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 class LossDistribution:
@@ -28,7 +30,6 @@ class LossDistribution:
                 "are not finite; leave them out, as select_pool does"
             )
         self._losses = losses
-        self._sorted = np.sort(losses)
 
     @classmethod
     def merged(cls, window: Floats, own: Floats, capacity: int) -> "LossDistribution":
@@ -41,8 +42,12 @@ class LossDistribution:
         """
         return cls(np.concatenate([window, own])[-capacity:])
 
+    @cached_property
+    def _sorted(self) -> npt.NDArray[np.floating]:
+        return np.sort(self._losses)
+
     def __len__(self) -> int:
-        return len(self._sorted)
+        return len(self._losses)
 
     def cdf(self, losses: npt.NDArray[np.floating], ties: Ties = "mid") -> npt.NDArray[np.float64]:
         """Rank each loss among the R losses of the distribution.
@@ -61,11 +66,8 @@ class LossDistribution:
             ValueError: The distribution is empty.
         """
         self._require_losses("cdf")
-        less = np.searchsorted(self._sorted, losses, side="left")
-        if ties == "strict":
-            return less / len(self._sorted)
-        not_above = np.searchsorted(self._sorted, losses, side="right")
-        return (less + not_above) / (2 * len(self._sorted))
+        less, not_above = self._counts(losses)
+        return less / len(self) if ties == "strict" else (less + not_above) / (2 * len(self))
 
     def interval(
         self, losses: npt.NDArray[np.floating]
@@ -87,17 +89,27 @@ class LossDistribution:
             ValueError: The distribution is empty.
         """
         self._require_losses("interval")
-        size = len(self._sorted)
-        less = np.minimum(np.searchsorted(self._sorted, losses, side="left"), size - 1)
-        not_above = np.searchsorted(self._sorted, losses, side="right")
+        size = len(self)
+        less, not_above = self._counts(losses)
+        less = np.minimum(less, size - 1)
         return less / size, np.maximum(not_above, less + 1) / size
 
     def recent(self, count: int) -> npt.NDArray[np.floating]:
         """The last `count` losses, or all where there are fewer, oldest first. [<=count]"""
         return self._losses[max(len(self._losses) - count, 0) :]
 
+    def _counts(
+        self, losses: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """#less and #less + #equal of each loss. int64 [n] each"""
+        ascending = np.argsort(losses)  # searched in order they stay in the cache: 10x at a million
+        counts = np.empty((2, len(losses)), np.int64)
+        for row, side in zip(counts, _SIDES, strict=True):
+            row[ascending] = np.searchsorted(self._sorted, losses[ascending], side=side)
+        return counts[0], counts[1]
+
     def _require_losses(self, method: str) -> None:
-        if not len(self._sorted):
+        if not len(self):
             raise ValueError(
                 f"LossDistribution.{method}: there are no losses to rank against; append the "
                 "pool's own first: LossDistribution.merged(window, own, capacity)"

@@ -97,9 +97,7 @@ class WeightedReservoir:
         ids = np.concatenate([self._ids, ids[better].astype(np.int64)])
         weights = np.concatenate([self._weights, weights[better]])
         keys = np.concatenate([self._keys, keys[better]])
-        order = np.lexsort((ids, -keys))
-        _, first = np.unique(ids[order], return_index=True)  # of each id its largest key
-        best = order[np.sort(first)[: self.capacity + 1]]
+        best = _distinct(ids, _descending(keys, ids))[: self.capacity + 1]
         self._ids, self._weights, self._keys = ids[best], weights[best], keys[best]
 
     def merge(self, other: "WeightedReservoir") -> None:
@@ -161,3 +159,19 @@ class WeightedReservoir:
         self._ids = np.array(state["ids"], np.int64)
         self._weights = np.array(state["weights"], np.float64)
         self._keys = np.array(state["keys"], np.float64)
+
+
+def _descending(keys: npt.NDArray[np.float64], ids: Ids) -> npt.NDArray[np.int64]:
+    """Rows by key, the largest first; level ones by id."""
+    order = np.argsort(-keys)  # several times faster than sorting by two columns
+    level = keys[order[1:]] == keys[order[:-1]]
+    return np.lexsort((ids, -keys)) if level.any() else order
+
+
+def _distinct(ids: Ids, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The rows in the same order, of each id the first only."""
+    ascending = np.sort(ids)
+    if not (ascending[1:] == ascending[:-1]).any():
+        return order
+    _, first = np.unique(ids[order], return_index=True)
+    return order[np.sort(first)]

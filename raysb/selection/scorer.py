@@ -5,23 +5,29 @@ Selection happens where the losses are made: rows not worth a backward pass neve
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
-from raysb.schema import ID, POOL, Batch, Floats, Ids, PoolScores, num_rows
+from raysb.history.records import LossRecords
+from raysb.schema import ID, POOL, Batch, Floats, Ids, PoolScores, Selection, num_rows
 from raysb.scoring.forward import Scores, score
 from raysb.scoring.ledger import Grant, PoolRecord
+from raysb.scoring.scores import Score
 from raysb.seeding import Draws
+from raysb.selection.adjustments import UNCHANGED, Adjustments
 from raysb.selection.base import Selector
-from raysb.selection.stage import select_pool
+from raysb.selection.stage import Adjust, select_pool
 from raysb.selection.unscored import put_together, set_apart
 from raysb.task import Task
 
 _NO_IDS = np.empty(0, np.int64)
-_NOTHING = Scores(np.empty(0, np.float32), None, {})  # of no rows
+_NO_LOSSES = np.empty(0, np.float32)
+_NOTHING = Scores(_NO_LOSSES, None, {}, _NO_LOSSES)  # of no rows
 
 
 class Gate(Protocol):
@@ -46,6 +52,9 @@ class Records(Protocol):
     def flush(self) -> None:
         """Wait until all is noted."""
 
+    def lookup(self, ids: Ids) -> LossRecords:
+        """What is known of some samples."""
+
 
 class ScoredPool(NamedTuple):
     """A pool's selected rows, and what is to be told of the whole pool."""
@@ -56,113 +65,155 @@ class ScoredPool(NamedTuple):
     record: PoolRecord
 
 
-def score_pool(
-    task: Task,
-    model: nn.Module,
-    selector: Selector,
-    batch: Batch,
-    *,
-    window: Floats,
-    weights_step: int,
-    epoch: int,
-    seed: int,
-    dtype: str = "float32",
-    pool_rows: int | None = None,
-    num_scored: int = 0,
-) -> ScoredPool:
-    """Score n rows and select among them; pure but for the clock.
+@dataclass(frozen=True, kw_only=True)
+class PoolScoring:
+    """How a pool is scored and selected from: all that does not change during a run.
 
     Args:
         task: How the batch reaches the model, and the loss.
-        model: With the weights of `weights_step`.
         selector: Chooses by score.
-        batch: The pool's rows, with `id` and `pool`.
-        window: The last losses in pool order, [<= R].
-        weights_step: Optimizer steps behind the model's weights.
-        epoch: Epoch of the pool, which keys the draws.
         seed: The run's seed.
+        by: What is ranked.
         dtype: Of the forward pass.
-        pool_rows: Rows of the pool, those that were not read among them; by default n.
-        num_scored: Rows that the run has scored before.
+        image_scale: Share of their height and width at which pictures are scored.
+        adjustments: Of what the selector chooses.
+        classes: Column with the classes that a class floor looks at.
     """
-    start = time.perf_counter()
-    draws = Draws(seed=seed, epoch=epoch)
-    apart = None
-    if selector.trains_unscored:
-        apart = set_apart(batch, selector, window=window, draws=draws, weights_step=weights_step)
-    fresh = batch if apart is None else apart.fresh
-    scores = score(task, model, fresh, dtype=dtype) if num_rows(fresh) else _NOTHING
-    chosen = select_pool(
-        selector,
-        {**fresh, **scores.extra},
-        scores.losses,
-        correct=scores.correct,
-        window=window,
-        draws=draws,
-        weights_step=weights_step,
-    )
-    pool = int(batch[POOL][0])
-    ids = fresh[ID].astype(np.int64, copy=False)
-    rows, drawn = chosen.batch, _NO_IDS
-    if apart is not None:
-        rows = put_together(apart, rows, chosen.rows, num_scored + len(ids))
-        drawn = apart.drawn_ids
-    record = PoolRecord(
-        pool=pool,
-        epoch=epoch,
-        num_rows=pool_rows or num_rows(batch),
-        num_selected=num_rows(rows),
-        losses=scores.losses[np.isfinite(scores.losses)],
-        num_correct=None if scores.correct is None else int(scores.correct.sum()),
-        nonfinite=chosen.nonfinite_ids,
-        seconds=time.perf_counter() - start,
-    )
-    told = PoolScores(
-        pool, epoch, weights_step, ids, scores.losses, scores.correct, chosen.selected
-    )
-    return ScoredPool(rows, told, drawn, record)
+
+    task: Task
+    selector: Selector
+    seed: int
+    by: Score | None = None
+    dtype: str = "float32"
+    image_scale: float = 1.0
+    adjustments: Adjustments = UNCHANGED
+    classes: str | None = None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        window: Floats,
+        weights_step: int,
+        epoch: int,
+        pool_rows: int | None = None,
+        num_scored: int = 0,
+        times_selected: npt.NDArray[np.integer] | None = None,
+    ) -> ScoredPool:
+        """Score n rows and select among them; pure but for the clock.
+
+        Args:
+            model: With the weights of `weights_step`.
+            batch: The pool's rows, with `id` and `pool`.
+            window: The last scores in pool order, [<= R].
+            weights_step: Optimizer steps behind the model's weights.
+            epoch: Epoch of the pool, which keys the draws.
+            pool_rows: Rows of the pool, those that were not read among them; by default n.
+            num_scored: Rows that the run has scored before.
+            times_selected: int [n], how often each row was selected, where there is a cap.
+        """
+        start = time.perf_counter()
+        draws = Draws(seed=self.seed, epoch=epoch)
+        apart = None
+        if self.selector.trains_unscored:
+            apart = set_apart(
+                batch, self.selector, window=window, draws=draws, weights_step=weights_step
+            )
+        fresh = batch if apart is None else apart.fresh
+        scores = self._score(model, fresh)
+        ranked = scores.ranked
+        chosen = select_pool(
+            self.selector,
+            {**fresh, **scores.extra},
+            scores.losses,
+            correct=scores.correct,
+            scores=ranked,
+            window=window,
+            draws=draws,
+            weights_step=weights_step,
+            adjust=self._adjust(fresh, times_selected, draws),
+        )
+        ids = fresh[ID].astype(np.int64, copy=False)
+        rows, drawn = chosen.batch, _NO_IDS
+        if apart is not None:
+            rows = put_together(apart, rows, chosen.rows, num_scored + len(ids))
+            drawn = apart.drawn_ids
+        pool, finite = int(batch[POOL][0]), np.isfinite(scores.losses) & np.isfinite(scores.scores)
+        record = PoolRecord(
+            pool=pool,
+            epoch=epoch,
+            num_rows=pool_rows or num_rows(batch),
+            num_selected=num_rows(rows),
+            losses=scores.losses[finite],
+            num_correct=None if scores.correct is None else int(scores.correct.sum()),
+            nonfinite=chosen.nonfinite_ids,
+            seconds=time.perf_counter() - start,
+            scores=None if ranked is None else ranked[finite],
+        )
+        told = PoolScores(
+            pool, epoch, weights_step, ids, scores.losses, scores.correct, chosen.selected
+        )
+        return ScoredPool(rows, told, drawn, record)
+
+    def _score(self, model: nn.Module, rows: Batch) -> Scores:
+        if not num_rows(rows):
+            return _NOTHING
+        return score(
+            self.task, model, rows, dtype=self.dtype, by=self.by, image_scale=self.image_scale
+        )
+
+    def _adjust(
+        self, rows: Batch, times_selected: npt.NDArray[np.integer] | None, draws: Draws
+    ) -> Adjust | None:
+        """What becomes of a selection among some of the rows; `None` where nothing does."""
+        if self.adjustments == UNCHANGED:
+            return None
+        classes = None if self.classes is None else rows[self.classes]
+
+        def adjust(selection: Selection, ids: Ids, among: npt.NDArray[np.int64]) -> Selection:
+            return self.adjustments.apply(
+                selection,
+                ids,
+                classes=None if classes is None else classes[among].astype(np.int64, copy=False),
+                times_selected=None if times_selected is None else times_selected[among],
+                draws=draws,
+            )
+
+        return adjust
 
 
 class Scorer:
     """A scorer actor of Ray Data: waits for its turn, takes the weights, scores, selects, reports.
 
     Args:
-        task: How the batch reaches the model, and the loss.
-        selector: Chooses by score.
+        scoring: How pools are scored and selected from.
         gate: The ledger.
         history: What is known per sample.
         fetcher: `(model) -> fetch`, where `fetch(weights)` brings the model to the weights that a
             grant carries and returns their step.
         locate: Epoch of a pool and its rows [start, stop), as `PoolPlan.locate`.
         generation: Of the worker group that this scorer serves.
-        seed: The run's seed.
-        dtype: Of the forward pass.
         device: Of the model.
     """
 
     def __init__(
         self,
-        task: Task,
-        selector: Selector,
+        scoring: PoolScoring,
         gate: Gate,
         history: Records,
         fetcher: Callable[[nn.Module], Callable[[Any], int]],
         locate: Callable[[int], tuple[int, int, int]],
         *,
         generation: int,
-        seed: int,
-        dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
-        self._task = task
-        self._selector = selector
+        self._scoring = scoring
         self._gate = gate
         self._history = history
         self._locate = locate
         self._generation = generation
-        self._seed = seed
-        self._dtype = dtype
-        self._model = task.build(seed).to(device)
+        self._model = scoring.task.build(scoring.seed).to(device)
         self._fetch = fetcher(self._model)
         self._one_at_a_time = Lock()  # pools of one actor wait side by side, and are scored in turn
 
@@ -184,23 +235,25 @@ class Scorer:
         """Score a pool that was granted; returns its selected rows."""
         epoch, start, stop = self._locate(int(batch[POOL][0]))
         with self._one_at_a_time:
-            scored = score_pool(
-                self._task,
+            scored = self._scoring(
                 self._model,
-                self._selector,
                 batch,
                 window=grant.window,
                 weights_step=self._fetch(grant.weights),
                 epoch=epoch,
-                seed=self._seed,
-                dtype=self._dtype,
                 pool_rows=stop - start,
                 num_scored=grant.num_scored,
+                times_selected=self._times_selected(batch),
             )
             self._history.record(scored.scores)
             if len(scored.drawn):
                 self._history.record_selected(scored.drawn, epoch)
-            if self._selector.looks_back:
+            if self._scoring.selector.looks_back:
                 self._history.flush()  # before the ledger lets the next epoch look back
         self._gate.scored(self._generation, scored.record)
         return scored.rows
+
+    def _times_selected(self, batch: Batch) -> npt.NDArray[np.integer] | None:
+        if not self._scoring.adjustments.needs_times_selected:
+            return None
+        return self._history.lookup(batch[ID].astype(np.int64, copy=False)).times_selected

@@ -1,6 +1,7 @@
 """One scored pool in, the rows worth a backward pass out."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.distribution import LossDistribution
 
+Adjust: TypeAlias = Callable[[Selection, Ids, npt.NDArray[np.int64]], Selection]
+
 
 class SelectedPool(NamedTuple):
     """What became of a pool. Produced by `select_pool`; consumed by training and history."""
@@ -43,6 +46,7 @@ def select_pool(
     window: Floats,
     draws: Draws,
     weights_step: int,
+    adjust: Adjust | None = None,
 ) -> SelectedPool:
     """Select rows of a pool.
 
@@ -58,6 +62,8 @@ def select_pool(
         window: float32 [<=R], the scores of the run before this pool, in pool order.
         draws: Random numbers of the pool's epoch.
         weights_step: Optimizer steps behind the weights that scored the pool.
+        adjust: Changes the selection among the rows with finite scores, given their ids and their
+            positions in the pool.
 
     Returns:
         The selected rows with `weights_step`, `probability`, `weight` and, where they are given,
@@ -78,6 +84,8 @@ def select_pool(
         ranked = losses if scores is None else scores
         finite = np.flatnonzero(np.isfinite(losses) & np.isfinite(ranked))
         selection = _select(selector, ids[finite], ranked[finite], window, draws)
+    if adjust is not None:
+        selection = adjust(selection, ids[finite], finite)
     rows = finite[selection.indices]
     columns: Batch = {} if losses is None else {LOSS: losses[rows].astype(np.float32, copy=False)}
     columns |= {} if scores is None else {SCORE: scores[rows].astype(np.float32, copy=False)}

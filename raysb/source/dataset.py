@@ -123,7 +123,7 @@ class DatasetSource:
         if id_column is None and pa.types.is_integer(kinds.get(ID, pa.null())):
             id_column = ID
         target = () if data.target is None else (data.target,)
-        columns = tuple(dict.fromkeys([*data.inputs, *target]))
+        columns = tuple(dict.fromkeys([*data.inputs, *target, *data.also]))
         ids = () if id_column is None else (id_column,)
         check_columns([*columns, *ids], list(schema.names), "the ray.data.Dataset")
         self._blocks = _Blocks(refs=refs, columns=columns, target=data.target, id_column=id_column)

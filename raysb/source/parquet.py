@@ -45,7 +45,7 @@ class ParquetSource:
 
     def __init__(self, paths: Paths, *, data: Data, seed: int = 0, filesystem: Any = None) -> None:
         target = () if data.target is None else (data.target,)
-        columns = tuple(dict.fromkeys([*data.inputs, *target]))
+        columns = tuple(dict.fromkeys([*data.inputs, *target, *data.also]))
         self._groups, footers = open_row_groups(
             paths, columns=columns, id_column=data.id, filesystem=filesystem
         )

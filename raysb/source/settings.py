@@ -30,6 +30,9 @@ class Data:
             one. The demo names hold out a fifth of their own rows.
         inputs: Columns that the model sees, in the order in which it takes them.
         target: Column with the right answer; None for rows without one.
+        also: Further columns to read and pass on, e.g. for a loss or a score of one's own.
+        irreducible: Parquet file with the columns `id` and `loss`, as `raysb score` writes it, for
+            the score `reducible_loss`; none where the data have a column `irreducible_loss`.
         id: Integer column that names a row for good; None takes the integer column `id` if there
             is one, else numbers rows by (file, row).
         image_size: (H, W) or (H, W, C) in pixels. Encoded images are resized to it; raw bytes are
@@ -54,6 +57,8 @@ class Data:
     test: str | None = None
     inputs: tuple[str, ...] = ("image",)
     target: str | None = "label"
+    also: tuple[str, ...] = ()
+    irreducible: str | None = None
     id: str | None = None
     image_size: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
@@ -64,7 +69,7 @@ class Data:
     shuffle_window: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "image_size", "mean", "std"):
+        for name in ("inputs", "also", "image_size", "mean", "std"):
             _make_tuple(self, name)
         _check_names(self)
         _check_columns(self)
@@ -92,7 +97,7 @@ def _make_tuple(data: Data, name: str) -> None:
 
 
 def _check_names(data: Data) -> None:
-    for name in ("train", "test", "target", "id"):
+    for name in ("train", "test", "target", "irreducible", "id"):
         value = getattr(data, name)
         optional = name != "train"
         if not (isinstance(value, str) or (optional and value is None)):
@@ -116,10 +121,10 @@ def _check_columns(data: Data) -> None:
         )
     if len(set(data.inputs)) < len(data.inputs):
         raise ValueError(f"data.inputs={data.inputs!r}: a column is named twice. Name it once.")
-    for name in (*data.inputs, data.target):
+    for name in (*data.inputs, data.target, *data.also):
         if name in RESERVED:
             raise ValueError(
-                f"data: the column {name!r} cannot be an input or the target, because the stream "
+                f"data: the column {name!r} cannot be one of the data's, because the stream "
                 f"writes its own column of that name ({', '.join(RESERVED)}). Rename yours."
             )
 

@@ -1,6 +1,6 @@
 """One pass over rows in the order of the data itself: which spans of it are read at once.
 
-And which file each row comes from.
+And which file each row comes from, with its id and its right answer.
 
 N rows of the data set.
 """
@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
-from raysb.schema import Batch, Ids, Source
+from raysb.schema import ID, Batch, Ids, Source
+from raysb.source.classes import classes_of
+from raysb.source.columns import to_numpy
 from raysb.source.demo import DEMOS
 from raysb.source.parquet import ParquetSource
 
@@ -58,6 +61,43 @@ def origin_of(source: Source, given: Any = None) -> Origin:
     rows = np.zeros(len(groups.files), np.int64)
     np.add.at(rows, groups.file, groups.rows)
     return Origin([*groups.files], np.concatenate([[0], np.cumsum(rows)]))
+
+
+def ids_and_target(
+    source: Source, target: str | None
+) -> tuple[Ids, npt.NDArray[np.generic] | None]:
+    """Id and right answer of every row, in the source's own order.
+
+    Of parquet no input is read. A target that is not one number a row is left out.
+
+    Args:
+        source: All the rows of what was opened.
+        target: Its column; None: rows without one.
+
+    Returns:
+        int64 [N]; numbers [N], or None.
+    """
+    if target is not None:
+        first = source.read(None, 0, 1)[target]
+        target = target if first.ndim == 1 and first.dtype.kind in "biuf" else None
+    if not isinstance(source, ParquetSource):
+        rows = source.read(None, 0, source.num_rows)
+        return rows[ID].astype(np.int64, copy=False), None if target is None else rows[target]
+    groups, numbers = source._groups, range(len(source._groups.rows))
+    ids = np.concatenate([groups.ids(group) for group in numbers])
+    if target is None:
+        return ids, None
+    columns = [groups.table(group, [target])[target] for group in numbers]
+    return ids, np.concatenate([to_numpy(column, target) for column in columns])
+
+
+def class_names(source: Source, target: str | None) -> tuple[str, ...] | None:
+    """Names of the classes by number, where the files know them."""
+    if target is None or not isinstance(source, ParquetSource):
+        return None
+    groups = source._groups
+    with groups.filesystem.open_input_file(groups.files[0]) as stream:
+        return classes_of(pq.read_schema(stream), target)
 
 
 def row_group_starts(source: Source) -> Ids:

@@ -21,6 +21,7 @@ from raysb.schema import (
     LOSS,
     NUM_SCORED,
     POOL,
+    SCORE,
     WEIGHT,
     WEIGHTS_STEP,
     Batch,
@@ -102,11 +103,12 @@ class BatchStream(abc.ABC):
         """Tell whoever scores that a step is done."""
 
     @abc.abstractmethod
-    def _close(self) -> None:
-        """End the flow of rows."""
-
     def _record_backward(self, ids: Ids, losses: Floats) -> None:
         """Note the losses of this worker's rows of a step, where the selector looks at them."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """End the flow of rows."""
 
     def progress(self) -> dict[str, Any]:
         """Sums over the run; see `Ledger.progress`."""
@@ -257,9 +259,12 @@ class BatchStream(abc.ABC):
         """One row with all columns, to make a batch of padding from."""
         row = with_weights(take(self.spec.read(self._plan(), 0), slice(0, 1)))
         if self.spec.scored:
-            scores = score(self.task, self.task.build(self.spec.seed), row)
+            scores = score(self.task, self.task.build(self.spec.seed), row, by=self.spec.by)
             row |= {LOSS: scores.losses, WEIGHTS_STEP: np.zeros(1, np.int64), **scores.extra}
+            if scores.ranked is not None:
+                row |= {SCORE: scores.ranked}
             if self.spec.selector.trains_unscored:
+                row = {name: column for name, column in row.items() if name != SCORE}
                 row |= {NUM_SCORED: np.zeros(1, np.int64)}
             elif scores.correct is not None:
                 row |= {CORRECT: scores.correct}

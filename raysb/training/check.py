@@ -48,7 +48,7 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
     """
     model = spec.task.build(spec.seed)
     batch = take(spec.read(spec.plan(ROWS, 1), 0), slice(0, ROWS))
-    score(spec.task, model, batch)
+    score(spec.task, model, batch, by=spec.by if spec.scored else None)
     _check_labels(spec, model, batch)
     moving = has_batch_statistics(model)
     if moving and spec.scored:

@@ -35,6 +35,8 @@ from raysb.nn.lora import merge_lora
 
 VERSION = 1
 MODEL = "model.safetensors"
+STREAM = "stream.json"
+HISTORY = "history.npz"
 FROZEN = "frozen_sha256"  # in the header of a file that holds the trained part only
 
 
@@ -60,8 +62,8 @@ def save(
     torch.save({"version": VERSION, **learner, "rng": rng_state()}, folder / "train.pt")
     arrays: dict[str, npt.NDArray[Any]] = {}
     tree = _lift({"stream": stream, "history": history}, arrays, "")
-    np.savez(folder / "history.npz", **arrays)  # type: ignore[arg-type]
-    (folder / "stream.json").write_text(json.dumps({"version": VERSION, **tree}))
+    np.savez(folder / HISTORY, **arrays)  # type: ignore[arg-type]
+    (folder / STREAM).write_text(json.dumps({"version": VERSION, **tree}))
 
 
 def load(folder: Path, *, model: nn.Module) -> dict[str, Any]:
@@ -72,13 +74,22 @@ def load(folder: Path, *, model: nn.Module) -> dict[str, Any]:
     """
     load_trained(model, folder / MODEL)
     learner = torch.load(folder / "train.pt", map_location="cpu", weights_only=True)
-    tree = json.loads((folder / "stream.json").read_text())
-    for name, version in (("train.pt", learner["version"]), ("stream.json", tree["version"])):
-        if version != VERSION:
-            raise ValueError(f"{folder / name} has version {version}; this raysb reads {VERSION}")
-    with np.load(folder / "history.npz", allow_pickle=False) as arrays:
+    _check_version(folder / "train.pt", learner["version"])
+    return {"learner": learner, **load_stream(folder)}
+
+
+def load_stream(folder: Path) -> dict[str, Any]:
+    """`stream` and `history` alone, for which no model is needed."""
+    tree = json.loads((folder / STREAM).read_text())
+    _check_version(folder / STREAM, tree["version"])
+    with np.load(folder / HISTORY, allow_pickle=False) as arrays:
         lowered = _lower(tree, arrays)
-    return {"learner": learner, "stream": lowered["stream"], "history": lowered["history"]}
+    return {"stream": lowered["stream"], "history": lowered["history"]}
+
+
+def _check_version(file: Path, version: int) -> None:
+    if version != VERSION:
+        raise ValueError(f"{file} has version {version}; this raysb reads {VERSION}")
 
 
 def save_trained(model: nn.Module, path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from raysb.schema import PROBABILITY, WEIGHT, Batch, Source, num_rows
 from raysb.scoring.ledger import PoolRecord
@@ -10,6 +11,7 @@ from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.preselection import Outlook
 from raysb.source.augment import Augmentation, none
+from raysb.source.irreducible import IrreducibleLosses
 from raysb.source.plan import PoolPlan
 from raysb.source.reader import pool_ids, read_pool
 
@@ -25,6 +27,7 @@ class Reading:
         inputs: Columns that the model sees, and to whose images it applies.
         num_readers: Processes that read and decode.
         seed: Of order, augmentation and draws.
+        irreducible: Losses that are added to the rows, by id.
     """
 
     source: Source
@@ -33,10 +36,11 @@ class Reading:
     inputs: tuple[str, ...] = ()
     num_readers: int = 2
     seed: int = 0
+    irreducible: IrreducibleLosses | None = None
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:
         """All rows of a pool, decoded and augmented."""
-        return read_pool(self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs)
+        return self._read(plan, pool, None)
 
     def read_wanted(self, plan: PoolPlan, pool: int, outlook: Outlook | None) -> Batch:
         """The rows of a pool that are worth reading, with what is known of them.
@@ -56,16 +60,14 @@ class Reading:
         ids = pool_ids(self.source, plan, pool)
         draws = Draws(seed=self.seed, epoch=plan.epoch_of(pool))
         wanted = selector.preselect(ids, outlook, draws)
-        batch = read_pool(
-            self.source,
-            plan,
-            pool,
-            self.augmentation,
-            self.seed,
-            inputs=self.inputs,
-            rows=wanted.rows,
-        )
+        batch = self._read(plan, pool, wanted.rows)
         return batch | wanted.columns(scored=selector.needs_scores)
+
+    def _read(self, plan: PoolPlan, pool: int, rows: npt.NDArray[np.int64] | None) -> Batch:
+        batch = read_pool(
+            self.source, plan, pool, self.augmentation, self.seed, inputs=self.inputs, rows=rows
+        )
+        return batch if self.irreducible is None else self.irreducible.add_to(batch)
 
 
 def with_weights(batch: Batch) -> Batch:

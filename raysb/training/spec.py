@@ -1,16 +1,22 @@
 """All that a stream is made of; small enough to be sent to every process of a run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from raysb.schema import Batch, Source
+from raysb.losses import CrossEntropy
+from raysb.schema import LOSS, Batch, Source
 from raysb.scoring.limits import Limits, limits_for
+from raysb.scoring.registry import find_score
+from raysb.scoring.scores import Score
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop, Selector, Uniform
+from raysb.selection.adjustments import UNCHANGED, Adjustments
+from raysb.selection.scorer import PoolScoring
 from raysb.source.augment import Augmentation, augment, none
+from raysb.source.irreducible import IrreducibleLosses
 from raysb.source.open import Sources
 from raysb.source.plan import PoolPlan
 from raysb.source.settings import Data
@@ -22,6 +28,11 @@ from raysb.training.reading import Reading
 TRANSPORT_BATCHES = 16
 
 
+def losses_of(data: Data) -> IrreducibleLosses | None:
+    """The irreducible losses that the settings name."""
+    return None if data.irreducible is None else IrreducibleLosses.load(data.irreducible)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
     """What is read, scored, selected and trained.
@@ -31,22 +42,33 @@ class StreamSpec:
         task: How a batch reaches the model, and the loss.
         selector: Chooses by score, or `Uniform`.
         scoring: Size, number and precision of the scorers.
+        adjust: Changes of what the selector chooses.
+        irreducible: Losses that the score `reducible_loss` takes off, by id.
         augmentation: Applied to images before scoring.
         inputs: Columns that the model sees, and to whose images it applies.
         num_readers: Processes that read and decode.
         seed: Of order, augmentation, draws and initial weights.
         name: Under which the workers find the stream.
+
+    Attributes:
+        by: What is ranked.
+
+    Raises:
+        ValueError: The parts do not go together.
     """
 
     source: Source
     task: Task
     selector: Selector
     scoring: Scoring
+    adjust: Adjustments = UNCHANGED
+    irreducible: IrreducibleLosses | None = None
     augmentation: Augmentation = none
     inputs: tuple[str, ...] = ()
     num_readers: int = 2
     seed: int = 0
     name: str = "train"
+    by: Score = field(init=False)
 
     def __post_init__(self) -> None:
         selector = self.selector
@@ -56,6 +78,8 @@ class StreamSpec:
                 "nothing is scored, all rows are trained, and it would never be asked. Give it "
                 "`preselects = True` and `preselect`, or use Uniform"
             )
+        self._check_adjustments()
+        object.__setattr__(self, "by", self._find_score())
         if selector.trains_unscored and self.task.extra:
             raise ValueError(
                 f"extra={sorted(self.task.extra)} with {type(selector).__name__}, which trains "
@@ -66,6 +90,22 @@ class StreamSpec:
             raise ValueError(
                 "data.num_readers=0 with a selector that scores nothing: there would be no scorer "
                 "to read, and no row would arrive. Set data.num_readers=1 or more"
+            )
+
+    def _check_adjustments(self) -> None:
+        adjust, selector = self.adjust, type(self.selector).__name__
+        if adjust == UNCHANGED:
+            return
+        if not self.scored or self.selector.trains_unscored:
+            raise ValueError(
+                f"adjust={adjust} with {selector}: rows that are trained without being scored are "
+                "chosen before anything could be adjusted. Leave adjust.* out, or take a selector "
+                "that scores every row"
+            )
+        if adjust.needs_classes and not isinstance(self.task.loss, CrossEntropy):
+            raise ValueError(
+                f"adjust.class_floor={adjust.class_floor}: needs raysb.losses.cross_entropy, whose "
+                "target names the classes; with another loss they are not known. Set 0"
             )
 
     @classmethod
@@ -79,6 +119,7 @@ class StreamSpec:
         forward: Forward | None = None,
         selector: Selector | None = None,
         scoring: Scoring | None = None,
+        adjust: Adjustments | None = None,
         seed: int = 0,
         name: str = "train",
         **task: Any,
@@ -93,6 +134,7 @@ class StreamSpec:
             forward: By default the model is called with `data.inputs`, images normalised.
             selector: By default `SelectiveBackprop()`.
             scoring: By default `Scoring()`.
+            adjust: By default nothing.
             seed: Of order, augmentation, draws and initial weights.
             name: Of the stream.
             **task: `correct`, `extra`, `collate`, `step` of the `Task`.
@@ -107,6 +149,8 @@ class StreamSpec:
             ),
             selector=selector or SelectiveBackprop(),
             scoring=scoring or Scoring(),
+            adjust=adjust or UNCHANGED,
+            irreducible=losses_of(data),
             augmentation=augment(data.augment),
             inputs=data.inputs,
             num_readers=data.num_readers,
@@ -143,7 +187,7 @@ class StreamSpec:
             ValueError: `scoring.max_staleness_steps` is below the smallest bound of these sizes.
         """
         return limits_for(
-            self.scoring.max_staleness_steps if self.scored else "auto",
+            self.scoring.max_staleness_steps if self.has_history else "auto",
             pool_rows=self.pool_rows(batch_size),
             batch_size=batch_size,
             num_workers=num_workers,
@@ -161,6 +205,32 @@ class StreamSpec:
             inputs=self.inputs,
             num_readers=self.num_readers,
             seed=self.seed,
+            irreducible=self.irreducible,
+        )
+
+    def _find_score(self) -> Score:
+        selector, wanted = self.selector, self.scoring.score
+        fixed = selector.score != LOSS or selector.records_backward
+        if wanted is not None and wanted != selector.score and fixed:
+            raise ValueError(
+                f"scoring.score={wanted!r} with {type(selector).__name__}, which is defined on "
+                f"{selector.score!r}: leave scoring.score out"
+            )
+        at = getattr(selector, "at", None)
+        return find_score(wanted or selector.score, at=at, key="scoring.score")
+
+    @property
+    def pool_scoring(self) -> PoolScoring:
+        """The part that scorers need."""
+        return PoolScoring(
+            task=self.task,
+            selector=self.selector,
+            seed=self.seed,
+            by=self.by,
+            dtype=self.scoring.dtype,
+            image_scale=self.scoring.image_scale,
+            adjustments=self.adjust,
+            classes=getattr(self.task.loss, "target", None) if self.adjust.needs_classes else None,
         )
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:

@@ -160,8 +160,8 @@ class PoolReader:
 
     def read(self, pool: int) -> Batch:
         """The rows of a pool that are worth reading, one pool at a time."""
+        outlook = self._outlooks.of(pool)  # may wait for a pool that this reader holds too
         with self._one_at_a_time:
-            outlook = self._outlooks.of(pool)
             return self._reading.read_wanted(self._plan, pool, outlook)
 
     def empty(self, pool: int) -> Batch:
@@ -207,15 +207,12 @@ class PoolScorer:
             raise StreamOrderError("a scorer needs a loss history")
         self._ledger = handle.ledger
         self.scorer = Scorer(
-            spec.task,
-            spec.selector,
+            spec.pool_scoring,
             handle.ledger,
             handle.history,
             lambda model: WeightStore(live=FlatState(model)).fetch,
             plan.locate,
             generation=generation,
-            seed=spec.seed,
-            dtype=spec.scoring.dtype,
             device="cuda" if spec.scoring.num_gpus else "cpu",
         )
 

@@ -169,5 +169,6 @@ def run_locally(case: Case, folder: Path, *, workers: int) -> Outcome:
         "parameters": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(),
         "steps": stream.num_steps,
         "backpropped": stream.num_backpropped,
+        "scored": stream.num_scored,
     }
     return Outcome(numbers, read_audit(folder / case.name), stream)

@@ -176,3 +176,22 @@ def test_a_state_of_another_reservoir_is_refused() -> None:
 def test_a_reservoir_for_no_row_is_refused() -> None:
     with pytest.raises(ValueError, match=r"WeightedReservoir\(capacity=0\): must be at least 1"):
         WeightedReservoir(0, Draws())
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [
+        ((4.0, 1.0), 0.8),
+        ((4.0 + 2, 1.0 + 2), 6 / 9),  # smoothed by a constant
+        ((4.0 + 0.5 * 2.5, 1.0 + 0.5 * 2.5), 5.25 / 7.5),  # by half of the mean
+        ((4.0**0.5, 1.0), 2 / 3),
+    ],
+)
+@pytest.mark.parametrize("first", [0.5, 0.2])
+def test_a_class_is_drawn_as_often_as_its_weight_and_size_say(weights, share, first) -> None:
+    """share = p a / (p a + (1 - p) b) of 10,000 draws, within 2 %; p = .5 gives a / (a + b)."""
+    rare = np.arange(50) < 50 * first
+    values = np.where(rare, *weights)
+    of_rare = sum(int(rare[reservoir(1, seed, values).sample().ids[0]]) for seed in range(10_000))
+    wanted = first * share / (first * share + (1 - first) * (1 - share))
+    assert of_rare / 10_000 == pytest.approx(wanted, abs=0.02)

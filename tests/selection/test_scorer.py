@@ -12,7 +12,7 @@ from raysb.scoring.ledger import Cursor, Ledger, Refusal
 from raysb.scoring.limits import Limits
 from raysb.seeding import Draws
 from raysb.selection import SelectiveBackprop
-from raysb.selection.scorer import Scorer, score_pool
+from raysb.selection.scorer import PoolScoring, Scorer
 from raysb.task import Task, inputs
 
 
@@ -46,7 +46,9 @@ def pool(rows=200, number=3, nan=()):
 
 def scored(batch, selector=None, **args):
     args = {"window": np.empty(0, np.float32), "weights_step": 7, "epoch": 2, "seed": 5} | args
-    return score_pool(TASK, Echo(), selector or SelectiveBackprop(), batch, **args)
+    settings = {name: args.pop(name) for name in ("seed", "by", "adjustments") if name in args}
+    scoring = PoolScoring(task=TASK, selector=selector or SelectiveBackprop(), **settings)
+    return scoring(Echo(), batch, **args)
 
 
 def test_rows_are_chosen_by_the_rank_of_their_loss_and_the_draw_of_their_id() -> None:
@@ -154,14 +156,12 @@ def fetcher(model):
 
 def scorer(ledger, table, generation):
     return Scorer(
-        TASK,
-        SelectiveBackprop(),
+        PoolScoring(task=TASK, selector=SelectiveBackprop(), seed=5),
         Direct(ledger),
         table,
         fetcher,
         lambda pool: (pool // 2, 0, 200),
         generation=generation,
-        seed=5,
     )
 
 

@@ -12,17 +12,22 @@ from raysb.selection import (
     SELECTORS,
     ConfidenceBand,
     HighestK,
+    ImportanceSampling,
     LowestK,
     OrderedSGD,
     RandomSubset,
     RankSampling,
+    ReducibleLoss,
     SelectiveBackprop,
     Selector,
     StaleSelectiveBackprop,
     Uniform,
     select_pool,
 )
+from raysb.selection.budgeted import BudgetedSelection
 from raysb.selection.distribution import LossDistribution
+from raysb.selection.info_batch import InfoBatch
+from raysb.selection.keep_fraction import KeepFraction
 
 SELECTORS_UNDER_TEST = [
     Uniform(),
@@ -31,6 +36,7 @@ SELECTORS_UNDER_TEST = [
     SelectiveBackprop(beta=0.5, min_probability=0.2, ties="strict"),
     SelectiveBackprop(warmup_epochs=2),
     SelectiveBackprop(target_fraction=0.2, min_probability=0.05),
+    SelectiveBackprop(beta=2, cdf="histogram"),
     HighestK(),
     HighestK(fraction=0.01),
     LowestK(),
@@ -43,9 +49,20 @@ SELECTORS_UNDER_TEST = [
     OrderedSGD(fraction=0.3, minibatch=7),
     StaleSelectiveBackprop(),
     StaleSelectiveBackprop(beta=2, refresh_every=2, staggered=True, warmup_epochs=1),
+    KeepFraction(),
+    KeepFraction(fraction=0.1),
+    KeepFraction(fraction=0.8, start_epoch=1, end_epoch=9, whole_every=2),
+    InfoBatch(),
+    BudgetedSelection(rows_per_epoch=9),
+    ReducibleLoss(),
+    ImportanceSampling(),
+    ImportanceSampling(tau_threshold=0.0),
+    ImportanceSampling(tau_threshold=0.0, exponent=0.5, presample=2),
     RandomSubset(),
     RandomSubset(fraction=0.07),
 ]
+BY_RANK = [s for s in SELECTORS_UNDER_TEST if getattr(s, "cdf", "exact") == "exact"]  # not by bins
+BY_RANK = [s for s in BY_RANK if not isinstance(s, ImportanceSampling)]  # nor by value
 
 
 @pytest.fixture(params=SELECTORS_UNDER_TEST, ids=repr)
@@ -66,7 +83,8 @@ def losses(size: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("size", [0, 1, 2, 500])
 def test_selections_are_ascending_rows_with_probabilities_and_weights(selector, size) -> None:
     rows, probability, weight = pick(selector, losses(size))
-    assert (np.diff(rows) > 0).all()
+    again = isinstance(selector, ImportanceSampling)  # which draws with replacement
+    assert (np.diff(rows) >= (0 if again else 1)).all()
     assert ((rows >= 0) & (rows < size)).all()
     assert rows.dtype == np.int64
     assert probability.dtype == weight.dtype == np.float32
@@ -109,6 +127,11 @@ def test_the_same_rows_are_picked_in_any_order_of_the_pool(selector) -> None:
     assert sorted(ids[order][shuffled.indices]) == ids[straight.indices].tolist()
 
 
+@pytest.mark.parametrize(
+    "selector",
+    BY_RANK,
+    ids=repr,
+)
 def test_an_increasing_map_of_all_losses_changes_no_pick(selector) -> None:
     ids, values = np.arange(300), np.floor(losses(300) * 40)
     for mapped in (values * 8 - 3, values**3):  # exact in float32, so ties stay ties
@@ -143,11 +166,12 @@ def test_a_loss_that_is_not_finite_is_never_passed(selector, value) -> None:
         )
         assert nonfinite.tolist() == list(range(0, 200, 3))
         assert not selected[::3].any()
-        assert batch[ID].tolist() == np.flatnonzero(selected).tolist()
+        assert sorted(set(batch[ID].tolist())) == np.flatnonzero(selected).tolist()
         assert batch["x"].tolist() == batch[ID].tolist()
-        assert batch[LOSS].tolist() == values[selected].tolist()
+        assert batch[LOSS].tolist() == values[batch[ID].astype(int)].tolist()
         assert set(batch[WEIGHTS_STEP].tolist()) <= {7}
-        assert len(batch[PROBABILITY]) == len(batch[WEIGHT]) == selected.sum()
+        assert len(batch[PROBABILITY]) == len(batch[WEIGHT]) == len(batch[ID])
+        assert isinstance(selector, ImportanceSampling) or len(batch[ID]) == selected.sum()
 
 
 def test_all_losses_equal_still_selects_rows(selector) -> None:

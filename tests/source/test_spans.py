@@ -11,6 +11,8 @@ from raysb.source.parquet import ParquetSource
 from raysb.source.settings import Data
 from raysb.source.spans import (
     SPAN_BYTES,
+    class_names,
+    ids_and_target,
     origin_of,
     row_group_starts,
     rows_of_span,
@@ -76,3 +78,44 @@ def test_rows_from_memory_lie_in_no_file_and_a_demo_set_in_one_of_its_name() -> 
     assert origin_of(source, {"x": 0}).files == [None]
     assert origin_of(source, "digits").files == ["digits"]
     assert origin_of(source, "digits").locate(1, 3)[1].tolist() == [1, 2]
+
+
+def test_ids_and_right_answers_are_those_that_were_written_and_no_input_is_read(tmp_path) -> None:
+    rng, written = np.random.default_rng(0), []
+    for name, count in (("a", 30), ("b", 5)):
+        ids = rng.integers(-(2**62), 2**62, count)
+        label = rng.integers(0, 9, count).astype(np.int16)
+        image = [b"no picture"] * count
+        table = pa.table({"label": label, "key": ids, "image": image})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=8)
+        written.append((ids, label))
+    data = Data(inputs=("key",), id="key")  # pictures that cannot be decoded are not looked at
+    source = ParquetSource(str(tmp_path), data=data)
+    ids, label = ids_and_target(source, "label")
+    np.testing.assert_array_equal(ids, np.concatenate([part[0] for part in written]))
+    np.testing.assert_array_equal(label, np.concatenate([part[1] for part in written]))
+    assert (ids.dtype, label.dtype) == (np.int64, np.int16)
+    same, none = ids_and_target(source, None)
+    np.testing.assert_array_equal(same, ids)
+    assert none is None
+
+
+def test_a_right_answer_of_several_numbers_a_row_is_left_out() -> None:
+    rows = {"x": np.zeros((6, 2)), "y": np.zeros((6, 3)), "z": np.arange(6.0), "id": np.arange(6)}
+    source = ArraySource(rows)
+    assert ids_and_target(source, "y")[1] is None
+    words = np.empty(6, object)
+    words[:] = [np.arange(n) for n in range(6)]
+    assert ids_and_target(ArraySource({**rows, "y": words}), "y")[1] is None
+    ids, target = ids_and_target(source, "z")
+    assert ids.tolist() == target.tolist() == list(range(6))
+
+
+def test_class_names_are_those_of_the_files(tmp_path) -> None:
+    field = pa.field("label", pa.int64(), metadata={"classes": '["cat", "dog"]'})
+    schema = pa.schema([("x", pa.float32()), field])
+    pq.write_table(pa.table([[1.0], [1]], schema=schema), tmp_path / "a.parquet")
+    source = ParquetSource(str(tmp_path), data=Data(inputs=("x",)))
+    assert class_names(source, "label") == ("cat", "dog")
+    assert class_names(source, None) is None
+    assert class_names(ArraySource({"x": np.zeros(2)}), "label") is None

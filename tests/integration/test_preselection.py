@@ -1,0 +1,92 @@
+"""Rows that are chosen before they are read, on Ray: the same rows as in one process."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+sys.path.insert(0, str(Path(__file__).parent))
+import runs
+from runs import Case, run, run_locally
+
+from raysb.selection import (
+    BudgetedSelection,
+    ImportanceSampling,
+    InfoBatch,
+    RandomSubset,
+    StaleSelectiveBackprop,
+)
+
+ray.cloudpickle.register_pickle_by_value(runs)
+pytestmark = pytest.mark.ray
+
+STALE = {"beta": 1.0, "history": 64, "refresh_every": 2}
+
+
+def trained(outcome):
+    """(step, pool, id, probability) of every trained row."""
+    columns = outcome.audit.select(["step", "pool", "id", "probability"])
+    return sorted(zip(*(column.to_pylist() for column in columns.columns), strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers):
+    cases = [
+        Case(name="stale", actors=3, epochs=3, selector=StaleSelectiveBackprop(**STALE)),
+        Case(
+            name="staggered",
+            actors=2,
+            epochs=4,
+            readers=0,
+            count=173,
+            pool=19,
+            selector=StaleSelectiveBackprop(**STALE, staggered=True),
+        ),
+    ]
+    others = {
+        "importance": ImportanceSampling(tau_threshold=1.02, history=256),
+        "info": InfoBatch(),
+        "budget": BudgetedSelection(rows_per_epoch=77),
+    }
+    cases += [
+        Case(name=name, actors=2, epochs=3, selector=selector) for name, selector in others.items()
+    ]
+    outcomes = run(cases, tmp_path, workers=workers)
+    for case in cases:
+        local = run_locally(case, tmp_path / "local", workers=workers)
+        remote = outcomes[case.name]
+        assert trained(remote) == trained(local), case.name
+        assert int(remote.numbers["scored"]) == local.numbers["scored"]
+        np.testing.assert_allclose(
+            remote.numbers["parameters"], local.numbers["parameters"], rtol=0, atol=1e-12
+        )
+        theirs, ours = remote.handle.history.export(), local.handle.history.export()
+        np.testing.assert_array_equal(theirs["id"], ours["id"])
+        np.testing.assert_array_equal(theirs["times_selected"], ours["times_selected"])
+        np.testing.assert_array_equal(theirs["times_scored"], ours["times_scored"])
+        np.testing.assert_allclose(theirs["loss"], ours["loss"], rtol=1e-5)
+
+
+def test_out_of_step_no_row_is_lost_and_only_refreshing_epochs_score(ray_cluster, tmp_path):
+    everything = StaleSelectiveBackprop(min_probability=1.0, refresh_every=3)
+    cases = [
+        Case(name="all", actors=3, epochs=4, stale="auto", count=400, selector=everything),
+        Case(name="lot", epochs=3, stale="auto", count=400, selector=RandomSubset(fraction=0.3)),
+    ]
+    outcomes = run(cases, tmp_path, workers=2)
+    whole, lot = outcomes["all"], outcomes["lot"]
+    pools = 10
+    counts = Counter((row[1] // pools, row[2]) for row in trained(whole))
+    assert counts == {(epoch, i): 1 for epoch in range(4) for i in range(400)}
+    assert int(whole.numbers["scored"]) == 800  # epochs 0 and 3
+    known = whole.handle.history.export()
+    assert (known["times_scored"] == 2).all()
+    assert (known["times_selected"] == 4).all()
+    assert known["backward"].any()
+    local = run_locally(cases[1], tmp_path / "local", workers=2)
+    assert sorted(r[1:] for r in trained(lot)) == sorted(r[1:] for r in trained(local))
+    assert int(lot.numbers["scored"]) == 0
+    assert int(lot.numbers["backpropped"]) == local.numbers["backpropped"]
