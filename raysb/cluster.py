@@ -170,6 +170,11 @@ def cluster_resources() -> dict[str, float]:
     return there
 
 
+def total(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The sum over machines, by kind."""
+    return {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+
+
 def check_placement(
     processes: Mapping[str, Processes], *, nodes: Sequence[Mapping[str, float]]
 ) -> None:
@@ -194,9 +199,8 @@ def misfit(
     processes: Mapping[str, Processes], nodes: Sequence[Mapping[str, float]]
 ) -> tuple[str, str] | None:
     """What does not fit, in words, and the flag that asks for it; `None`: everything does."""
-    there = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     needs = {flag: asked.total for flag, asked in processes.items()}
-    if short := shortage(needs, available=there):
+    if short := shortage(needs, available=total(nodes)):
         return short
     flag = misplaced(processes, nodes)
     if flag is None:
@@ -220,9 +224,9 @@ def shortage(
     """What is short, in words, and the flag that asks for most of it; `None`: everything fits."""
     for position, kind in ((0, "CPU"), (1, "GPU")):
         wanted = {flag: need[position] for flag, need in needs.items() if need[position]}
-        total, there = sum(wanted.values()), available.get(kind, 0.0)
-        if total > there + 1e-6:
+        asked, there = sum(wanted.values()), available.get(kind, 0.0)
+        if asked > there + 1e-6:
             parts = ", ".join(f"{flag}: {amount:g}" for flag, amount in wanted.items())
-            said = f"{total:g} {kind}s are asked for and the cluster has {there:g}: {parts}"
+            said = f"{asked:g} {kind}s are asked for and the cluster has {there:g}: {parts}"
             return said, max(wanted, key=wanted.__getitem__)
     return None

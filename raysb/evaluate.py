@@ -16,12 +16,12 @@ from raysb.device import device_here
 from raysb.errors import DataError, ModelError, RunDirectoryError
 from raysb.losses import build_loss
 from raysb.models import TrainedModel, bare, build_from, load_model
-from raysb.prepare import has_classes
+from raysb.prepare import open_data
 from raysb.report.directory import CONFIG
 from raysb.report.records import read_metrics
 from raysb.scan.foreign import refuse_foreign_code
 from raysb.schema import Source
-from raysb.source.open import Sources, open_sources
+from raysb.source.open import Sources
 from raysb.task import Task, TensorBatch, inputs
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
@@ -181,12 +181,7 @@ def open_test_rows(config: Config) -> tuple[Sources, Source, str]:
     if data.test is not None:  # the training set may lie elsewhere by now
         opened = replace(data, train=data.test, test=None, test_fraction=0.0)
     try:
-        sources = open_sources(
-            opened,
-            seed=config.run.seed,
-            num_classes=config.model.num_classes,
-            labels=has_classes(config),
-        )
+        sources = open_data(replace(config, data=opened))
     except (DataError, FileNotFoundError) as error:
         if not alone:
             raise

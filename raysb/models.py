@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raysb.config import Config, load
-from raysb.errors import ModelError, RunDirectoryError
+from raysb.errors import ModelError
 from raysb.nn.lora import merge_lora
 from raysb.nn.pretrained import load_weights, prepare
 from raysb.nn.registry import MODELS, build_model
 from raysb.nn.settings import Model
-from raysb.report.directory import CONFIG, MODEL
+from raysb.report.directory import CONFIG, newest_weights
 from raysb.task import Inputs, inputs
 from raysb.training.checkpoint import frozen_digest, load_trained
 
@@ -63,7 +63,7 @@ def load_model(
         ModelError: The module does not fit the weights, or `model` is needed.
     """
     folder = Path(run)
-    weights = _find_weights(folder)
+    weights = newest_weights(folder)
     config = load(folder / CONFIG) if (folder / CONFIG).exists() else None
     build = partial(_seeded, model or _own(run, config, weights), config)
     module = build()
@@ -144,15 +144,3 @@ def _input_shape(config: Config, weights: Path) -> tuple[int, ...]:
     tensors = load_file(weights) | (load_file(str(config.model.init)) if partly else {})
     first = tensors.get("layers.0.weight", tensors.get("head.weight"))
     return () if first is None else first.shape[1:]
-
-
-def _find_weights(folder: Path) -> Path:
-    if (folder / MODEL).exists():
-        return folder / MODEL
-    checkpoints = sorted(folder.glob(f"checkpoint_*/{MODEL}"), key=lambda p: p.stat().st_mtime)
-    if not checkpoints:
-        raise RunDirectoryError(
-            f"{folder} holds no {MODEL} and no checkpoint: give the directory that the run named "
-            "at its end"
-        )
-    return checkpoints[-1]

@@ -4,14 +4,16 @@ A flag is named only after the request was counted again with it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from raysb.cluster import misfit as misfit_of
+from raysb.cluster import total
 from raysb.config import Config
 from raysb.packing import TRAIN_WORKERS, Processes
 from raysb.scoring.settings import Scoring
+from raysb.training.settings import Training
 
 Resources: TypeAlias = dict[str, float]  # by Ray's names: CPU, GPU
 
@@ -26,13 +28,13 @@ class _Stream:
     """The part of a `StreamSpec` that says what its actors ask for."""
 
     scored: bool
+    has_history: bool
     scoring: Scoring
     num_readers: int
 
 
-def uses_gpu(config: Config, there: Resources) -> bool:
+def uses_gpu(train: Training, there: Mapping[str, float]) -> bool:
     """Whether each train worker asks for a GPU; `auto` where there are enough."""
-    train = config.train
     if train.use_gpu == "auto":
         return there.get("GPU", 0) >= train.num_workers * train.num_gpus
     return train.use_gpu
@@ -43,8 +45,11 @@ def processes_of(config: Config, there: Resources) -> dict[str, Processes]:
     from raysb.stream import stream_processes  # loads Ray
 
     train = config.train
-    gpus = train.num_gpus if uses_gpu(config, there) else 0.0
-    stream = _Stream(config.selector.needs_scores, config.scoring, config.data.num_readers)
+    gpus = train.num_gpus if uses_gpu(train, there) else 0.0
+    scored, selector = config.selector.needs_scores, config.selector
+    stream = _Stream(
+        scored, scored or selector.records_backward, config.scoring, config.data.num_readers
+    )
     return {
         TRAIN_WORKERS: Processes(train.num_workers, train.num_cpus, gpus),
         **stream_processes(cast(Any, stream)),
@@ -65,11 +70,6 @@ def misfit(config: Config, nodes: Sequence[Resources]) -> str | None:
     """
     misfits = misfit_of(processes_of(config, total(nodes)), nodes)
     return None if misfits is None else misfits[0]
-
-
-def total(nodes: Sequence[Resources]) -> Resources:
-    """The sum over machines, by kind."""
-    return {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
 
 
 def mends(config: Config, nodes: Sequence[Resources]) -> list[str]:

@@ -1,7 +1,7 @@
 """One training run on Ray: actors of the stream, a `TorchTrainer`, and a driver that looks on."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from raysb.cluster import check_placement, cluster_nodes, cluster_resources, con
 from raysb.errors import NonFiniteError, RaysbError, ResourceError
 from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stop_name, stoppable
 from raysb.job import Recorder, TrainingJob
+from raysb.needs import uses_gpu
 from raysb.packing import TRAIN_WORKERS, Processes
 from raysb.report.directory import RunDirectory
 from raysb.source.dataset import share
@@ -75,7 +76,7 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
         ResourceError: There are fewer CPUs or GPUs than asked for.
     """
     there = cluster_resources()
-    use_gpu = _use_gpu(job, there)
+    use_gpu = uses_gpu(job.training, there)
     gpus = {"GPU": job.training.num_gpus} if use_gpu else {}
     scaling = scaling_config or ray.train.ScalingConfig(
         num_workers=job.training.num_workers,
@@ -146,13 +147,6 @@ class Trainer(TorchTrainer):
         if self._controller is not None:
             with suppress(ray.exceptions.RayError):
                 ray.get(self._controller.abort.remote(), timeout=ABORT_LIMIT_S)
-
-
-def _use_gpu(job: TrainingJob, resources: Mapping[str, float]) -> bool:
-    wanted = job.training.use_gpu
-    if wanted == "auto":
-        return resources.get("GPU", 0) >= job.training.num_workers * job.training.num_gpus
-    return bool(wanted)
 
 
 def _train_processes(scaling: Any) -> dict[str, Processes]:

@@ -12,11 +12,12 @@ from raysb.cluster import (
     own_cpus,
     own_gpus,
     running_clusters,
+    total,
 )
 from raysb.config import Config
 from raysb.doctor.findings import NOTE, OK, WRONG, Finding
 from raysb.layout import size
-from raysb.needs import Resources, mends, misfit, needs_of, total
+from raysb.needs import Resources, mends, misfit, needs_of
 
 CONNECT_S = 3.0  # to see whether anybody listens at an address
 

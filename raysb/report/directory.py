@@ -150,3 +150,19 @@ def _unwritable(path: Path, why: str) -> RunDirectoryError:
     return RunDirectoryError(
         f"cannot write {path}: {why}; name a folder that you may write to with --run.dir"
     )
+
+
+def newest_weights(folder: Path) -> Path:
+    """The weights in a run directory: those of its end, else of its newest checkpoint.
+
+    Raises:
+        RunDirectoryError: There are none.
+    """
+    checkpoints = sorted(folder.glob(f"{CHECKPOINT}*/{MODEL}"), key=lambda p: p.stat().st_mtime)
+    found = [folder / MODEL] if (folder / MODEL).is_file() else checkpoints[-1:]
+    if not found:
+        raise RunDirectoryError(
+            f"{folder} holds no {MODEL} and no checkpoint: give the directory that the run named "
+            "at its end, or a safetensors file"
+        )
+    return found[0]

@@ -8,13 +8,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from raysb.errors import ModelError, RunDirectoryError
+from raysb.errors import ModelError
 from raysb.models import TrainedModel, load_model
 from raysb.nn.lora import merge_lora
 from raysb.nn.pretrained import load_weights
 from raysb.nn.registry import MODELS, build_model
 from raysb.nn.settings import Model
-from raysb.report.directory import CONFIG, MODEL
+from raysb.report.directory import CONFIG, newest_weights
 from raysb.training.checkpoint import FROZEN
 
 _SHOWN = 4  # names in a message
@@ -34,14 +34,7 @@ def find_weights(given: Path) -> tuple[Path, Path | None]:
             f"{given}: no such file or folder; give a run directory or a safetensors file"
         )
     config = given / CONFIG
-    checkpoints = sorted(given.glob(f"checkpoint_*/{MODEL}"), key=lambda p: p.stat().st_mtime)
-    found = [given / MODEL] if (given / MODEL).is_file() else checkpoints[-1:]
-    if not found:
-        raise RunDirectoryError(
-            f"{given} holds no {MODEL} and no checkpoint: give the directory that the run named "
-            "at its end, or a safetensors file"
-        )
-    return found[0], config if config.is_file() else None
+    return newest_weights(given), config if config.is_file() else None
 
 
 def check_names(settings: Model, path: Path, *, alone: bool = True) -> None:

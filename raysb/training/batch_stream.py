@@ -365,6 +365,8 @@ class BatchStream(abc.ABC):
         """The scorer's loss must be the worker's, as long as both have the same weights."""
         self._check = False
         fresh = batch[WEIGHTS_STEP][: self._rows] == self.num_steps
+        # a row whose loss is not finite is never selected: this one was not scored
+        fresh &= ~np.isnan(batch[LOSS][: self._rows].astype(np.float32, copy=False))
         if not fresh.any():
             return
         rows = np.flatnonzero(fresh)
