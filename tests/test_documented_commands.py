@@ -140,8 +140,10 @@ TABLE: dict[str, Run | By] = {
     "python pipelines/cifar10_selective_backprop.py ... --quick": SHORT,
     "python pipelines/cifar10_selective_backprop.py ... --uniform": HEADER,
     "python pipelines/cifar10_selective_backprop.py ... engine=local train.lr=.01": HEADER,
-    "python pipelines/find_label_errors.py [ray]": Run(
-        "python pipelines/find_label_errors.py", says=r"(seed \d: .*by loss [\d.]+%.*\n){3}"
+    "python pipelines/find_suspects.py [--data FOLDER] [--epochs 12] [--seeds 3] "
+    "[--record LETTER]": Run(
+        "python pipelines/find_suspects.py --epochs 1 --seeds 1",
+        says=r"(.*, history by \w+ +[\d.]+ .*\n){5}(.*, raysb score by .*\n){2}",
     ),
     "python pipelines/fine_tune.py [--engine ray] [--epochs 6]": Run(
         "python pipelines/fine_tune.py --epochs 1", says=r"all anew .*\n(.* from 0-4 .*\n){3}"
@@ -158,6 +160,11 @@ TABLE: dict[str, Run | By] = {
         needs=("pyte",),
         own_process=True,
     ),
+    "python pipelines/reducible_loss.py [--engine ray] [--cost 24] [--seeds 3]": Run(
+        "python pipelines/reducible_loss.py --cost 1 --seeds 1",
+        says=r"(seed 0, \w+: error [\d.]+%, wrong labels trained [\d.]+%\n){3}",
+    ),
+    "raysb history runs/cnn-1 --images sheet.png": Run(leaves="sheet.png"),
     "python pipelines/text_language_model.py [--engine local] [--seeds 3] [--cost 6] "
     "[--rows 4000]": By(LOADERS, "test_the_language_model_learns_from_text"),
     "python pipelines/tune_beta.py": By("tests/pipelines/test_tune_beta.py", "test_a_sweep_trains"),

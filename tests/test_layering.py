@@ -16,7 +16,7 @@ ORDER = [
     {
         *("values", "settings_io", "config", "cluster", "packing", "needs", "device", "models"),
         *("job", "prepare", "ray_engine", "local", "stream", "loader", "trainer", "run", "scan"),
-        *("evaluate", "dry_run", "equality", "layout", "doctor", "ask"),
+        *("evaluate", "dry_run", "equality", "layout", "doctor", "ask", "inspect_history"),
         *("commands", "cli", "__main__"),
     },
 ]

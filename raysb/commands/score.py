@@ -22,7 +22,7 @@ which has the start in it.
 
   RUN_DIR                         directory that `raysb train` named at its end; its settings hold
   WEIGHTS                         a safetensors file; --model.* and --data.* say the rest
-  --out FILE                      parquet file to write
+  --out FILE                      parquet file to write, FILE.parquet
   --overwrite                     replace the file if it exists
   --config FILE                   TOML with settings, beside WEIGHTS
   --json                          one JSON object at the end, on standard output

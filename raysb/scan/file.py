@@ -32,21 +32,41 @@ from raysb.source.spans import Origin
 FILE, ROW = "file", "row"
 ORDER = (ID, FILE, ROW, LOSS, MARGIN, LABEL_MARGIN, ENTROPY, PREDICTION, LABEL, CORRECT)
 GROUP_ROWS = 1 << 17
+ENDINGS = (".parquet",)
 
-_FILES = pa.dictionary(pa.int32(), pa.string())
+FILES = pa.dictionary(pa.int32(), pa.string())
 
 
-def check_out(out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Refuse a path that a file of scores cannot be written to; nothing is written.
+def check_out(
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    key: str = "out",
+    endings: Sequence[str] = ENDINGS,
+) -> Path:
+    """Refuse a path that a file cannot be written to; nothing is written.
+
+    Args:
+        out: The file.
+        overwrite: Whether one of this name may be replaced.
+        key: What it was given as, for messages.
+        endings: The formats that can be written.
 
     Raises:
-        ValueError: It exists, is a folder or a URI, or its folder is not there or not writable.
+        ValueError: It exists, is a folder or a URI, its folder is not there or not writable, or
+            its name ends otherwise.
     """
-    path, given = Path(out), f"out={os.fspath(out)}"
+    path, given = Path(out), f"{key}={os.fspath(out)}"
     if "://" in os.fspath(out):
         raise ValueError(f"{given}: must be a local path; copy the file elsewhere afterwards")
     if path.is_dir() or not path.name:
-        raise ValueError(f"{given}: is a folder; name a file in it, e.g. {path / 'scores.parquet'}")
+        example = path / f"{key}{endings[0]}"
+        raise ValueError(f"{given}: is a folder; name a file in it, e.g. {example}")
+    if path.suffix.lower() not in endings:
+        raise ValueError(
+            f"{given}: the name must end in {' or '.join(endings)}, which is what is written; a "
+            f"file of another name would not be what it says. Try {path.with_suffix(endings[0])}"
+        )
     if os.path.lexists(path) and not overwrite:
         raise ValueError(
             f"{given}: exists already and would be overwritten; name another file, or say so with "
@@ -133,7 +153,7 @@ class ScoreFile:
     def _write_group(self, batch: Batch) -> None:
         file, row = self._origin.locate(self.num_rows, self.num_rows + num_rows(batch))
         arrays: dict[str, Any] = {name: _to_arrow(column) for name, column in batch.items()}
-        arrays |= {FILE: _names(self._origin.files, file), ROW: pa.array(row)}
+        arrays |= {FILE: file_names(self._origin.files, file), ROW: pa.array(row)}
         table = pa.table({name: arrays[name] for name in ORDER if name in arrays})
         if self._writer is None:
             self.columns = table.column_names
@@ -155,12 +175,12 @@ class ScoreFile:
         self._part.unlink(missing_ok=True)
 
 
-def _names(files: Sequence[str | None], index: npt.NDArray[np.int64]) -> pa.DictionaryArray:
+def file_names(files: Sequence[str | None], index: npt.NDArray[np.int64]) -> pa.DictionaryArray:
     """Names of files by row; only those that occur are in the dictionary of a row group."""
     used, codes = np.unique(index, return_inverse=True)
     names = [files[i] for i in used.tolist()]
     if names == [None]:
-        return pa.nulls(len(index), _FILES)
+        return pa.nulls(len(index), FILES)
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
 
 

@@ -102,7 +102,7 @@ def score(
         collate=collate,
     )
     built = build_with(partial(task.build, seed), weights)
-    sources = _open(given, seed, rows, labels=isinstance(loss, CrossEntropy))
+    sources = open_every_row(given, seed, rows, labels=isinstance(loss, CrossEntropy))
     if forward is None:
         normalised = inputs(*given.inputs, mean=sources.mean, std=sources.std)
         task = replace(task, forward=normalised)
@@ -139,16 +139,35 @@ def score_configured(
     """
     began = time.monotonic()
     path = check_out(out, overwrite=overwrite)
+    config, job = configured_job(weights, flags, config_file)
+    with _engine(config.engine, job, config.address, verbose) as blocks:
+        return _write(job, config.data.train, blocks, path, overwrite, watch, began)
+
+
+def configured_job(
+    weights: str, flags: Sequence[str], config_file: str | None = None
+) -> tuple[Config, ScoreJob]:
+    """The resolved configuration of `score_configured`, and what is to be scored, tried once.
+
+    Args:
+        weights: A run directory, whose configuration is taken, or a safetensors file.
+        flags: Settings of the command line, which override the file's.
+        config_file: Configuration where `weights` is a file.
+
+    Raises:
+        RunDirectoryError: The directory holds no weights.
+        ModelError: The weights do not fit the model, or the model not the rows.
+        ValueError: A setting cannot be used.
+    """
     file, own_config = find_weights(Path(weights))
     config = load(config_file or own_config, flags)
     if own_config is not None and config_file is None:
         refuse_foreign_code(config, flags)
     config = replace(config, model=bare(config.model))  # what it starts from is replaced
     check_names(config.model, file, alone=own_config is None)
-    sources = _open(
+    sources = open_every_row(
         config.data,
         config.run.seed,
-        None,
         labels=has_classes(config),
         num_classes=config.model.num_classes,
     )
@@ -156,7 +175,7 @@ def score_configured(
         warnings.warn(
             "data.mean and data.std are not given: images are normalised by what is measured on "
             "the first rows of these data; give those that the weights were trained with",
-            stacklevel=2,
+            stacklevel=3,
         )
     config = resolve(config, sources)
     task = _configured_task(config, sources)
@@ -170,14 +189,21 @@ def score_configured(
         config.run.seed,
         classes=has_classes(config),
     )
-    with _engine(config.engine, job, config.address, verbose) as blocks:
-        return _write(job, config.data.train, blocks, path, overwrite, watch, began)
+    return config, job
 
 
-def _open(
-    data: Data, seed: int, rows: Any, *, labels: bool, num_classes: int | None = None
+def open_every_row(
+    data: Data, seed: int, rows: Any = None, *, labels: bool, num_classes: int | None = None
 ) -> Sources:
-    """Every row of the training set, opened: what a run holds out is scored too."""
+    """Every row of the training set, opened: what a run holds out is scored too.
+
+    Args:
+        data: Settings; `test`, `test_fraction` and `augment` have no effect.
+        seed: Of the orders.
+        rows: In place of `data.train`.
+        labels: Whether an integer target means classes.
+        num_classes: Classes that the model tells apart, where that is given.
+    """
     everything = replace(data, test=None, test_fraction=0.0, augment="none")
     return open_sources(everything, seed=seed, train=rows, num_classes=num_classes, labels=labels)
 

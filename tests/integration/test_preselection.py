@@ -32,6 +32,11 @@ def trained(outcome):
     return sorted(zip(*(column.to_pylist() for column in columns.columns), strict=True))
 
 
+def by_step(outcome):
+    """(step, id, probability) of every trained row."""
+    return sorted((step, i, p) for step, _, i, p in trained(outcome))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers):
     cases = [
@@ -58,7 +63,9 @@ def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_pat
     for case in cases:
         local = run_locally(case, tmp_path / "local", workers=workers)
         remote = outcomes[case.name]
-        assert trained(remote) == trained(local), case.name
+        if case.selector.needs_scores:  # where nothing is scored, pools depend on the batch
+            assert trained(remote) == trained(local), case.name
+        assert by_step(remote) == by_step(local), case.name
         assert int(remote.numbers["scored"]) == local.numbers["scored"]
         np.testing.assert_allclose(
             remote.numbers["parameters"], local.numbers["parameters"], rtol=0, atol=1e-12

@@ -158,3 +158,14 @@ def test_a_thousand_files_leave_small_dictionaries(monkeypatch) -> None:
         f"{n}.parquet" for n in range(35, 40) for _ in (0, 1)
     ]
     assert len(table["file"].combine_chunks().dictionary) == 5
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a", "a.parquet.gz", ".parquet", "a.PARQUETT"])
+def test_a_name_that_is_not_of_parquet_is_refused_and_a_right_one_is_offered(name) -> None:
+    """`raysb score --out x.csv` wrote parquet under that name, silently."""
+    with pytest.raises(ValueError, match=r"out=.*must end in \.parquet, which is what is written"):
+        check_out(name)
+    assert check_out("b.parquet", key="x") == Path("b.parquet")
+    assert check_out("b.PARQUET") == Path("b.PARQUET")
+    assert check_out("a.csv", endings=(".parquet", ".csv")) == Path("a.csv")
+    assert os.listdir() == []

@@ -1,0 +1,132 @@
+"""What an epoch without scoring saves: rows a second, decoded and scored rows, by epoch.
+
+    python pipelines/benchmarks/stale_epochs.py [--data FOLDER]  # one thread, two minutes
+
+`StaleSelectiveBackprop(beta=2, refresh_every=3)` on PNG-encoded digits with `cnn` (16-32-64), local
+engine. Rows offered per second of CPU time, and how many were decoded, scored and trained, of each
+epoch; the median over the three cycles of a run. Written to `pipelines/records/stale_epochs_*`.
+"""
+
+import argparse
+import io
+import json
+import os
+import time
+from collections import defaultdict
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from frontier_rows import load
+from PIL import Image
+
+from raysb.local import LocalStream
+from raysb.losses import cross_entropy
+from raysb.nn.registry import build_model
+from raysb.nn.settings import Model
+from raysb.schema import Batch, take
+from raysb.selection import StaleSelectiveBackprop
+from raysb.source.arrays import ArraySource
+from raysb.source.open import open_sources
+from raysb.source.settings import Data
+from raysb.training.learner import Learner
+from raysb.training.spec import StreamSpec
+
+EPOCHS, BATCH, ROWS = 9, 64, 10_000
+
+
+class Encoded(ArraySource):
+    """Digits as PNG in memory, decoded when they are read; counts the rows."""
+
+    decoded = 0
+
+    def read(self, epoch: int | None, start: int, stop: int) -> Batch:
+        """All rows of a span, decoded."""
+        return self._decode(super().read(epoch, start, stop))
+
+    def read_some(self, epoch, start, stop, rows) -> Batch:
+        """Some rows of a span; no other is decoded."""
+        return self._decode(super().read_some(epoch, start, stop, rows))
+
+    def _decode(self, batch: Batch) -> Batch:
+        self.decoded += len(batch["png"])
+        opened = (np.asarray(Image.open(io.BytesIO(png))) for png in batch["png"].tolist())
+        image = np.stack(list(opened))[..., None]
+        return {**take({k: v for k, v in batch.items() if k != "png"}, slice(None)), "image": image}
+
+
+def encode(image: np.ndarray) -> bytes:
+    """One digit as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def measure(data: str | None) -> list[dict[str, float]]:
+    """One line for each epoch."""
+    torch.set_num_threads(1)
+    digits = load(data, ROWS)
+    png = np.array([encode(image) for image in digits.image], object)
+    source = Encoded({"png": png, "label": digits.label}, seed=0)
+    sources = open_sources(Data(), seed=0, train=source, num_classes=10)
+    spec = StreamSpec.of(
+        sources,
+        Data(),
+        model=partial(
+            build_model,
+            Model(name="cnn", args={"channels": [16, 32, 64]}),
+            image_shape=(28, 28, 1),
+            num_classes=10,
+        ),
+        loss=cross_entropy("label"),
+        selector=StaleSelectiveBackprop(beta=2.0, refresh_every=3),
+    )
+    stream, model = LocalStream(spec), spec.task.build(0)
+    learner = Learner(spec.task, model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9))
+    source.decoded = 0
+    marks = [(0.0, 0, 0, 0)]
+    start = time.process_time()
+    for batch in stream.iter_batches(batch_size=BATCH, epochs=EPOCHS, model=model):
+        if stream.epoch >= len(marks):
+            marks.append(_now(start, source, stream))
+        learner.step(stream, batch, 1.0)
+    marks.append(_now(start, source, stream))
+    lines = []
+    for epoch, (before, after) in enumerate(pairwise(marks)):
+        seconds, decoded, scored, trained = (b - a for a, b in zip(before, after, strict=True))
+        lines.append(
+            {"epoch": epoch, "rows_per_s": source.num_rows / seconds, "decoded": decoded}
+            | {"scored": scored, "trained": trained}
+        )
+    return lines
+
+
+def _now(start: float, source: Encoded, stream: LocalStream) -> tuple[float, int, int, int]:
+    seconds = time.process_time() - start
+    return seconds, source.decoded, stream.ledger.num_scored, stream.num_backpropped
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="folder with parquet; by default 5,000 digits")
+    parser.add_argument("--out", type=Path, default=Path("pipelines/records"))
+    args = parser.parse_args()
+    lines, kinds = measure(args.data), defaultdict(list)
+    for line in lines:
+        kinds["refresh" if line["epoch"] % 3 == 0 else "between"].append(line)
+    text = ["| epochs | rows a second | decoded | scored | trained |", "|---|---|---|---|---|"]
+    for kind, found in kinds.items():
+        figures = [median(line[name] for line in found) for name in list(lines[0])[1:]]
+        text.append(f"| {kind} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
+    print("\n".join(text))
+    name = args.out / f"stale_epochs_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
+    name.with_suffix(".md").write_text("\n".join(text) + "\n")
+    name.with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

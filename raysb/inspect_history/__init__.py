@@ -1,0 +1,1 @@
+"""What a run learned about every sample: a table of all, the most telling ones, their pictures."""
