@@ -12,9 +12,8 @@ import io
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +26,7 @@ from raysb.local import LocalStream
 from raysb.losses import cross_entropy
 from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
-from raysb.schema import Batch, take
+from raysb.schema import Batch
 from raysb.selection import StaleSelectiveBackprop
 from raysb.source.arrays import ArraySource
 from raysb.source.open import open_sources
@@ -39,23 +38,25 @@ EPOCHS, BATCH, ROWS = 9, 64, 10_000
 
 
 class Encoded(ArraySource):
-    """Digits as PNG in memory, decoded when they are read; counts the rows."""
+    """Digits as PNG in memory, decoded when they are read; counts the rows of each epoch."""
 
-    decoded = 0
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        super().__init__(columns, seed=0)
+        self.decoded: Counter[int | None] = Counter()
 
     def read(self, epoch: int | None, start: int, stop: int) -> Batch:
         """All rows of a span, decoded."""
-        return self._decode(super().read(epoch, start, stop))
+        return self._decode(epoch, super().read(epoch, start, stop))
 
-    def read_some(self, epoch, start, stop, rows) -> Batch:
+    def read_some(self, epoch: int | None, start: int, stop: int, rows: np.ndarray) -> Batch:
         """Some rows of a span; no other is decoded."""
-        return self._decode(super().read_some(epoch, start, stop, rows))
+        return self._decode(epoch, super().read_some(epoch, start, stop, rows))
 
-    def _decode(self, batch: Batch) -> Batch:
-        self.decoded += len(batch["png"])
-        opened = (np.asarray(Image.open(io.BytesIO(png))) for png in batch["png"].tolist())
-        image = np.stack(list(opened))[..., None]
-        return {**take({k: v for k, v in batch.items() if k != "png"}, slice(None)), "image": image}
+    def _decode(self, epoch: int | None, batch: Batch) -> Batch:
+        self.decoded[epoch] += len(batch["png"])
+        opened = [np.asarray(Image.open(io.BytesIO(png))) for png in batch.pop("png").tolist()]
+        image = np.stack(opened) if opened else np.empty((0, 28, 28), np.uint8)
+        return {**batch, "image": image[..., None]}
 
 
 def encode(image: np.ndarray) -> bytes:
@@ -70,7 +71,7 @@ def measure(data: str | None) -> list[dict[str, float]]:
     torch.set_num_threads(1)
     digits = load(data, ROWS)
     png = np.array([encode(image) for image in digits.image], object)
-    source = Encoded({"png": png, "label": digits.label}, seed=0)
+    source = Encoded({"png": png, "label": digits.label})
     sources = open_sources(Data(), seed=0, train=source, num_classes=10)
     spec = StreamSpec.of(
         sources,
@@ -86,27 +87,23 @@ def measure(data: str | None) -> list[dict[str, float]]:
     )
     stream, model = LocalStream(spec), spec.task.build(0)
     learner = Learner(spec.task, model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9))
-    source.decoded = 0
-    marks = [(0.0, 0, 0, 0)]
-    start = time.process_time()
+    source.decoded.clear()
+    seconds, last = dict.fromkeys(range(EPOCHS), 0.0), time.process_time()
     for batch in stream.iter_batches(batch_size=BATCH, epochs=EPOCHS, model=model):
-        if stream.epoch >= len(marks):
-            marks.append(_now(start, source, stream))
         learner.step(stream, batch, 1.0)
-    marks.append(_now(start, source, stream))
-    lines = []
-    for epoch, (before, after) in enumerate(pairwise(marks)):
-        seconds, decoded, scored, trained = (b - a for a, b in zip(before, after, strict=True))
-        lines.append(
-            {"epoch": epoch, "rows_per_s": source.num_rows / seconds, "decoded": decoded}
-            | {"scored": scored, "trained": trained}
-        )
-    return lines
-
-
-def _now(start: float, source: Encoded, stream: LocalStream) -> tuple[float, int, int, int]:
-    seconds = time.process_time() - start
-    return seconds, source.decoded, stream.ledger.num_scored, stream.num_backpropped
+        now = time.process_time()
+        seconds[stream.epoch] += now - last
+        last = now
+    return [
+        {
+            "epoch": epoch,
+            "rows_per_s": sums.num_offered / seconds[epoch],
+            "decoded": source.decoded[epoch],
+            "scored": sums.num_scored,
+            "trained": sums.num_selected,
+        }
+        for epoch, sums in sorted(stream.ledger.epochs.items())
+    ]
 
 
 def main() -> None:
@@ -123,6 +120,7 @@ def main() -> None:
         figures = [median(line[name] for line in found) for name in list(lines[0])[1:]]
         text.append(f"| {kind} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
     print("\n".join(text))
+    args.out.mkdir(parents=True, exist_ok=True)
     name = args.out / f"stale_epochs_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
     name.with_suffix(".md").write_text("\n".join(text) + "\n")
     name.with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")

@@ -283,6 +283,16 @@ def test_the_comparison_sees_only_true_rows() -> None:
     drive(Given([with_losses(rows(3), model)], check_first_batch=True), model)
 
 
+def test_rows_that_were_trained_without_a_score_are_not_compared() -> None:
+    model = TASK.build(0)
+    block = with_losses(rows(16), model)
+    block[LOSS][::2] = np.nan
+    drive(Given([block], check_first_batch=True), model)
+    block[LOSS][1] += 0.01
+    with pytest.raises(ModelError, match="at the same weights"):
+        drive(Given([block], check_first_batch=True), model)
+
+
 SCRIPT = """
 from raysb.schema import *
 from raysb.schema import concatenate, take
