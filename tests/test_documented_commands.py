@@ -160,6 +160,9 @@ TABLE: dict[str, Run | By] = {
         needs=("pyte",),
         own_process=True,
     ),
+    "raysb plan": Run(
+        "raysb plan --data.train digits --model.name mlp --train.use_gpu false", says="break-even"
+    ),
     "python pipelines/reducible_loss.py [--engine ray] [--cost 24] [--seeds 3]": Run(
         "python pipelines/reducible_loss.py --cost 1 --seeds 1",
         says=r"(seed 0, \w+: error [\d.]+%, wrong labels trained [\d.]+%\n){3}",

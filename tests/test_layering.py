@@ -17,6 +17,7 @@ ORDER = [
         *("values", "settings_io", "config", "cluster", "packing", "needs", "device", "models"),
         *("job", "prepare", "ray_engine", "local", "stream", "loader", "trainer", "run", "scan"),
         *("evaluate", "dry_run", "equality", "layout", "doctor", "ask", "inspect_history"),
+        "planning",
         *("commands", "cli", "__main__"),
     },
 ]

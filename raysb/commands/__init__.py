@@ -5,6 +5,7 @@ COMMANDS = {
     "eval": "evaluate a finished run again, or on other rows",
     "score": "loss, margin, entropy and prediction of every row, without training",
     "history": "what a run learned about every sample: wrong labels, hard and forgotten ones",
+    "plan": "does selecting pay here? measures costs, predicts every selector, recommends",
     "config": "print the configuration that file and flags come to",
     "doctor": "what would not work here, and which flag mends it",
     "data": "convert pictures and CSV to parquet, and look into parquet",

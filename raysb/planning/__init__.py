@@ -1,0 +1,1 @@
+"""Does selecting pay on this model, these rows and this machine? Measured, then computed."""
