@@ -94,7 +94,7 @@ def main() -> int:
         regimes=options.regimes,
         seeds=options.seeds,
         budgets=options.budgets,
-        setup=Setup(options.data, options.limit, ratio["ratio"]),
+        setup=Setup(options.data, options.limit, ratio["ratio"], ratio["half_ratio"]),
         folder=options.cells,
     )
     plan.load()

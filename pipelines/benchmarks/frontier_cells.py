@@ -37,6 +37,7 @@ from raysb.training.spec import StreamSpec
 
 BATCH = 64
 CHANNELS = (16, 32, 64)
+HALF = 0.5  # of their height and width at which some methods score pictures
 FLAT = 0.7  # share of a run before the learning rate falls
 MOST_PASSES = 40  # over the data per unit of cost: a run ends by cost, not by epochs
 
@@ -71,11 +72,17 @@ class Setup:
         data: Folder with parquet; `None`: the 5,000 digits.
         limit: Training rows at most.
         scoring_cost: r, cost of a scored row where a trained one costs 1.
+        half_cost: The same where pictures are scored at half their height and width.
     """
 
     data: str | None
     limit: int | None
     scoring_cost: float
+    half_cost: float = 0.0
+
+    def cost_of(self, method: Method) -> float:
+        """What a row that a method scores costs."""
+        return self.half_cost if method.scoring.get("image_scale") == HALF else self.scoring_cost
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def stream_of(rows: frontier_rows.Rows, method: Method, seed: int) -> StreamSpec
     )
 
 
-def training_of(cell: Cell, setup: Setup, epochs: int) -> Training:
+def training_of(cell: Cell, method: Method, setup: Setup, epochs: int) -> Training:
     """Limits, learning rate and what a scored row costs."""
     return Training(
         epochs=epochs,
@@ -159,7 +166,7 @@ def training_of(cell: Cell, setup: Setup, epochs: int) -> Training:
         schedule="constant",
         schedule_axis="cost",
         max_cost=cell.cost,
-        scoring_cost=setup.scoring_cost,
+        scoring_cost=setup.cost_of(method),
         num_threads=1,
     )
 
@@ -184,7 +191,7 @@ def _train(
 ) -> dict[str, Any]:
     spec = stream_of(rows, method, cell.seed)
     epochs = math.ceil(cell.cost * MOST_PASSES * unit / len(rows))
-    training = training_of(cell, setup, epochs)
+    training = training_of(cell, method, setup, epochs)
     model = spec.task.build(spec.seed)
     torch.manual_seed(spec.seed)
     trained = _Trained(rows)
@@ -254,6 +261,7 @@ def measure_ratio(setup: Setup, repeats: int = 40, rows: int = 1024) -> dict[str
     acts: dict[str, Callable[[], object]] = {
         "read": lambda: spec.read(plan, 0),
         "score": lambda: score(spec.task, model, batch),
+        "score_half": lambda: score(spec.task, model, batch, image_scale=HALF),
         "train": lambda: _train_once(spec.task, model, optimizer, batch),
     }
     seconds: dict[str, list[float]] = {name: [] for name in acts}
@@ -263,8 +271,10 @@ def measure_ratio(setup: Setup, repeats: int = 40, rows: int = 1024) -> dict[str
             act()
             seconds[name].append((time.process_time() - start) / plan.pool_rows)
     found = {f"{name}_s": median(values) for name, values in seconds.items()}
-    pairs = zip(seconds["score"], seconds["train"], strict=True)
-    return {**found, "ratio": median(scored / trained for scored, trained in pairs)}
+    for name, scored in (("ratio", "score"), ("half_ratio", "score_half")):
+        pairs = zip(seconds[scored], seconds["train"], strict=True)
+        found[name] = median(score_s / train_s for score_s, train_s in pairs)
+    return found
 
 
 def _train_once(
@@ -294,7 +304,7 @@ def settings(cell: Cell, method: Method, setup: Setup) -> dict[str, Any]:
         **asdict(cell),
         "data": "parquet" if setup.data else "mnist5k",
         "limit": setup.limit,
-        "scoring_cost": setup.scoring_cost,
+        "scoring_cost": setup.cost_of(method),
         "selector": repr(method.build()),
         "scoring": dict(method.scoring),
         "rows": method.rows,

@@ -6,13 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frontier_cells import Cell, Method, Setup, read, settings
+from frontier_cells import HALF, Cell, Method, Setup, read, settings
 from frontier_fit import Runs
 
 METHODS = {
     "uniform": Method("Uniform"),
     "stale_sb": Method("StaleSelectiveBackprop", {"beta": 2.0, "refresh_every": 3}),
     "sb": Method("SelectiveBackprop", {"beta": 2.0}),
+    "stale_sb_half": Method(
+        "StaleSelectiveBackprop", {"beta": 2.0, "refresh_every": 3}, {"image_scale": HALF}
+    ),
+    "sb_half": Method("SelectiveBackprop", {"beta": 2.0}, {"image_scale": HALF}),
+    "stale_sb_beta1": Method("StaleSelectiveBackprop", {"beta": 1.0, "refresh_every": 3}),
+    "stale_sb_5": Method("StaleSelectiveBackprop", {"beta": 2.0, "refresh_every": 5}),
+    "stale_sb_beta1_half": Method(
+        "StaleSelectiveBackprop", {"beta": 1.0, "refresh_every": 3}, {"image_scale": HALF}
+    ),
+    "info_batch": Method("InfoBatch"),
+    "importance_sampling": Method("ImportanceSampling"),
+    "random_subset": Method("RandomSubset"),
+    "keep_fraction": Method("KeepFraction", {"fraction": 1 / 3}),
     "uniform_deduplicated": Method("Uniform", rows="without_equal_rows"),
     "uniform_originals": Method("Uniform", rows="one_of_each_original"),
     "sb_beta1": Method("SelectiveBackprop", {"beta": 1.0}),

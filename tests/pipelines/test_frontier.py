@@ -310,7 +310,11 @@ def test_fewer_rows_are_charged_in_epochs_of_all_of_them(load):
 def test_the_learning_rate_is_flat_then_linear_to_zero(load):
     cells = load("frontier_cells")
     cell = cells.Cell("clean", "uniform", 2.0, 1, 0.05)
-    training = cells.training_of(cell, cells.Setup(None, None, 0.25), 9)
+    setup = cells.Setup(None, None, 0.25, 0.1)
+    half = cells.Method("SelectiveBackprop", scoring={"image_scale": 0.5})
+    assert cells.training_of(cell, half, setup, 9).scoring_cost == 0.1
+    training = cells.training_of(cell, cells.Method("Uniform"), setup, 9)
+    assert training.scoring_cost == 0.25
     budget = cells.PlateauThenLinear(training=training, rows_per_epoch=10)
     assert [budget.factor(x) for x in (0, 0.5, 0.7)] == [1, 1, 1]
     assert budget.factor(0.85) == pytest.approx(0.5)
