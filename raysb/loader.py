@@ -154,7 +154,7 @@ class SelectiveLoader:
     @property
     def num_scored(self) -> int:
         """Rows scored."""
-        return self._plan.rows_before(self._pool) if self._pools.spec.scored else 0
+        return self._pools.ledger.num_scored
 
     def __iter__(self) -> Iterator[TensorBatch]:
         """The batches of one epoch, or of what is left of one.
@@ -259,6 +259,8 @@ class SelectiveLoader:
             "batch_size": self.batch_size,
             "seed": spec.seed,
             "selector": repr(spec.selector),
+            "adjust": repr(spec.adjust),
+            "score": spec.by.name,
         }
 
     def _waiting(self) -> Batch:

@@ -62,7 +62,7 @@ class LocalStream(BatchStream):
             on_step=on_step,
         )
         self.ledger = Ledger(
-            ring=LossRing(spec.selector.history) if spec.scored else None,
+            ring=LossRing(max(spec.selector.history, 1)) if spec.scored else None,
             rows_per_epoch=spec.source.num_rows,
             max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
         )
@@ -129,7 +129,7 @@ class LocalStream(BatchStream):
             epoch=epoch,
             pool_rows=pool_rows,
             num_scored=grant.num_scored,
-            times_selected=self.history.lookup(_ids(batch)).times_selected,
+            times_selected=self.history.lookup(_ids(batch)).times_selected_before(epoch),
         )
         self._record(scored.scores)
         self.history.record_selected(scored.drawn, epoch)

@@ -155,7 +155,7 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
     """Start ledger, board and history of a stream."""
     shared = replace(spec, source=share(spec.source))
     ledger = Ledger(
-        ring=LossRing(spec.selector.history) if spec.scored else None,
+        ring=LossRing(max(spec.selector.history, 1)) if spec.scored else None,
         rows_per_epoch=spec.source.num_rows,
         max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
     )

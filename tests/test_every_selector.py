@@ -12,6 +12,7 @@ from raysb.losses import cross_entropy
 from raysb.schema import ID, POOL, PROBABILITY, WEIGHT
 from raysb.scoring.settings import Scoring
 from raysb.selection import SELECTORS, Adjustments
+from raysb.selection.scorer import PoolScoring
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
 from raysb.training.learner import Learner
@@ -175,6 +176,46 @@ def test_a_cap_a_class_floor_and_exploration_hold_in_a_run() -> None:
     assert kept[1] == pytest.approx(0.6 + 0.4 * 0.5, abs=0.04)
 
 
+def test_a_pool_that_is_scored_again_is_capped_again_alike() -> None:
+    stream, model = LocalStream(spec_of("highest_k", adjust=Adjustments(max_selected=1))), net()
+    batches = stream.iter_batches(batch_size=BATCH, epochs=1, model=model)
+    next(batches)
+    first = stream.history.lookup(np.arange(ROWS))
+    again = stream.rows_of(stream.plan, 0)[ID]
+    assert sorted(again.tolist()) == np.flatnonzero(first.selected).tolist()
+
+
+def test_rows_that_are_not_finite_shift_nobodys_class_or_count() -> None:
+    """What is adjusted is said by position among the finite rows, not in the pool."""
+    rng = np.random.default_rng(0)
+    losses, classes = rng.exponential(size=60).astype(np.float32), rng.integers(3, size=60)
+    losses[::7] = np.nan
+    task = Task(
+        model=lambda: nn.ParameterList([nn.Parameter(torch.ones(()))]),
+        forward=lambda model, batch: batch["x"],
+        loss=lambda outputs, batch: outputs,
+    )
+    times = np.where(np.arange(60) % 2, 5, 0)
+    scoring = PoolScoring(
+        task=task,
+        selector=SELECTORS["highest_k"](fraction=0.01),
+        seed=1,
+        adjustments=Adjustments(class_floor=1.0, max_selected=3),
+        classes="label",
+    )
+    batch = {"x": losses, "label": classes, ID: np.arange(60), POOL: np.zeros(60, np.int64)}
+    chosen = scoring(
+        task.build(0),
+        batch,
+        window=np.empty(0, np.float32),
+        weights_step=0,
+        epoch=0,
+        times_selected=times,
+    )
+    free = np.flatnonzero(np.isfinite(losses) & (times < 3))
+    assert chosen.rows[ID].tolist() == free.tolist()
+
+
 @pytest.mark.parametrize("kind", ["stale_selective_backprop", "info_batch", "uniform"])
 def test_adjusting_what_is_chosen_before_it_is_scored_is_refused(kind) -> None:
     with pytest.raises(ValueError, match="chosen before anything could be adjusted"):
@@ -219,3 +260,42 @@ def test_selective_backprop_ranks_whatever_score_is_named(by) -> None:
         assert (np.diff(chance[order]) >= -1e-7).all()
         losses = np.concatenate([s["loss"] for s in steps])[mine]
         assert not np.allclose(losses, score)
+
+
+def test_losses_of_small_pictures_are_checked_at_that_size() -> None:
+    """A run on Ray compares the scorer's losses with the worker's before its first step."""
+    images, labels = load_digits(return_X_y=True)
+    picture = (images[:200].reshape(-1, 8, 8, 1) * 15).astype(np.uint8)
+
+    def build():
+        torch.manual_seed(2)
+        head = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), *head)
+
+    def spec(scale):
+        return StreamSpec(
+            source=ArraySource({"image": picture, "label": labels[:200]}),
+            task=Task(
+                model=build, forward=inputs("image", mean=(0.3,), std=(0.3,)), loss=cross_entropy()
+            ),
+            selector=SELECTORS["selective_backprop"](min_probability=1.0),
+            scoring=Scoring(batch_size=POOL_ROWS, image_scale=scale),
+            inputs=("image",),
+        )
+
+    losses = []
+    for scale in (1.0, 0.5):
+        stream = LocalStream(spec(scale))
+        stream._check = True  # off in one process, where scorer and worker are one model
+        losses.append(
+            next(stream.iter_batches(batch_size=BATCH, epochs=1, model=build()))["loss"].numpy()
+        )
+    assert np.abs(losses[0] - losses[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="would be ranked among those of small pictures"):
+        StreamSpec(
+            source=ArraySource({"image": picture, "label": labels[:200]}),
+            task=spec(1.0).task,
+            selector=SELECTORS["stale_selective_backprop"](),
+            scoring=Scoring(image_scale=0.5),
+            inputs=("image",),
+        )

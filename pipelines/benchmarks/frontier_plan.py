@@ -13,15 +13,9 @@ METHODS = {
     "uniform": Method("Uniform"),
     "stale_sb": Method("StaleSelectiveBackprop", {"beta": 2.0, "refresh_every": 3}),
     "sb": Method("SelectiveBackprop", {"beta": 2.0}),
-    "stale_sb_half": Method(
-        "StaleSelectiveBackprop", {"beta": 2.0, "refresh_every": 3}, {"image_scale": HALF}
-    ),
     "sb_half": Method("SelectiveBackprop", {"beta": 2.0}, {"image_scale": HALF}),
     "stale_sb_beta1": Method("StaleSelectiveBackprop", {"beta": 1.0, "refresh_every": 3}),
     "stale_sb_5": Method("StaleSelectiveBackprop", {"beta": 2.0, "refresh_every": 5}),
-    "stale_sb_beta1_half": Method(
-        "StaleSelectiveBackprop", {"beta": 1.0, "refresh_every": 3}, {"image_scale": HALF}
-    ),
     "info_batch": Method("InfoBatch"),
     "importance_sampling": Method("ImportanceSampling"),
     "random_subset": Method("RandomSubset"),

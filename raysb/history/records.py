@@ -20,6 +20,7 @@ FORGOT = np.uint8(4)  # the last record was a forgetting event
 SELECTED = np.uint8(8)  # selected at the last record
 BACKWARD = np.uint8(16)  # `loss` comes from a backward pass
 NONFINITE = np.uint8(32)  # the last record's loss was not finite
+UNSCORED = np.uint8(64)  # selected in `epoch`, and not scored in it
 
 # name -> (dtype, value of a row that was never recorded). An id is recorded once per epoch, so
 # 16 bits count what 16 bits of epoch allow.
@@ -64,6 +65,12 @@ class LossRecords(NamedTuple):
     backward: Bools  # `loss` comes from a backward pass
     nonfinite: Bools  # the last record's loss was not finite
     times_nonfinite: npt.NDArray[np.uint8]  # stops at 255
+
+    def times_selected_before(self, epoch: int) -> npt.NDArray[np.int64]:
+        """How often each id was selected before an epoch, also where it is being replayed. [n]"""
+        here = self.selected & (self.epoch == epoch)
+        before: npt.NDArray[np.int64] = self.times_selected.astype(np.int64) - here
+        return before
 
 
 def blank(size: int) -> Columns:

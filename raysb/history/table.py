@@ -18,6 +18,7 @@ from raysb.history.records import (
     NEVER,
     NONFINITE,
     SELECTED,
+    UNSCORED,
     WAS_CORRECT,
     Bools,
     Columns,
@@ -109,13 +110,15 @@ class LossTable:
         held = self._columns["epoch"][rows]
         timely = (held == NEVER) | (held <= epoch)
         self._num_ignored += len(rows) - int(timely.sum())
-        last, rows, replay = last[timely], rows[timely], held[timely] == epoch
-
+        last, rows = last[timely], rows[timely]
         flags = self._columns["flags"][rows]
+        again = held[timely] == epoch
+        replay = again & (flags & UNSCORED == 0)
+
         bits = self._enter_losses(rows, losses[last], weights_step, replay)
         bits |= self._enter_learning(rows, judged[last], correct is not None, epoch, replay)
         bits |= flag(selected[last], SELECTED)
-        self._add("times_selected", rows, selected[last], replay & (flags & SELECTED > 0))
+        self._add("times_selected", rows, selected[last], again & (flags & SELECTED > 0))
         self._columns["flags"][rows] = bits
         self._columns["epoch"][rows] = epoch
 
@@ -130,9 +133,11 @@ class LossTable:
         held = self._columns["epoch"][rows]
         timely = (held == NEVER) | (held <= epoch)
         rows, held = rows[timely], held[timely]
-        counted = (held == epoch) & (self._columns["flags"][rows] & SELECTED > 0)
+        flags, again = self._columns["flags"][rows], held == epoch
+        counted = again & (flags & SELECTED > 0)
         self._add("times_selected", rows, np.ones(len(rows), np.bool_), counted)
-        self._columns["flags"][rows] |= SELECTED
+        scored_here = again & (flags & UNSCORED == 0)
+        self._columns["flags"][rows] |= SELECTED | flag(~scored_here, UNSCORED)
         self._columns["epoch"][rows] = epoch
 
     def record_backward(self, ids: Ids, losses: Floats, weights_step: int) -> None:

@@ -21,9 +21,10 @@ class Scoring:
         dtype: Precision of the scoring forward pass: float32, bfloat16 or float16.
         image_scale: Share of their height and width at which pictures are scored, above 0 and at
             most 1.
-        max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps. 0 is
-            lockstep, deterministic for any number of scorers; `auto` takes the smallest bound that
-            does not stall; `none` only reports ages.
+        max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps, unless
+            the selector draws rows by what is recorded of earlier epochs. 0 is lockstep,
+            deterministic for any number of scorers; `auto` takes the smallest bound that does not
+            stall; `none` only reports ages.
         publish_every: Optimizer steps between two publications of the weights, at least 1.
         num_cpus: CPUs that each scorer asks Ray for, at least 0.
         num_gpus: GPUs that each scorer asks Ray for; a fraction lets scorers and workers share one.

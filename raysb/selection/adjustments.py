@@ -58,6 +58,12 @@ class Adjustments:
                 f"Adjustments(max_selected={self.max_selected}): must be at least 1, or none; with "
                 "0 nothing would ever be trained"
             )
+        if self.max_selected is not None and self.max_selected <= self.start_epoch:
+            raise ValueError(
+                f"Adjustments(max_selected={self.max_selected}, start_epoch={self.start_epoch}): "
+                "the epochs before the start train every row, so none would be left; the cap must "
+                "be above start_epoch"
+            )
         for name in ("class_floor", "explore"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Adjustments({name}={getattr(self, name)!r}): must be in [0, 1]")

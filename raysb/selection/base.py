@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -140,6 +141,11 @@ class Selector(ABC):
         if not valid:
             given = f"{name}={getattr(self, name)!r}"
             raise ValueError(f"{type(self).__name__}({given}): must be {allowed}")
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        self._check(whole and int(value) >= least, name, f"a whole number of at least {least}")
 
     def _finite(self, ids: Ids, scores: Floats | None) -> Floats:
         """The scores, one per id and all finite."""

@@ -52,7 +52,7 @@ class BudgetedSelection(Selector):
     uniform: float = 0.1
 
     def __post_init__(self) -> None:
-        self._check(self.rows_per_epoch >= 1, "rows_per_epoch", "at least 1")
+        self._check_whole("rows_per_epoch", 1)
         self._check(0 < self.uniform <= 1, "uniform", "above 0 and at most 1")
         # the chances of an epoch: found once, not with each pool
         self._held: tuple[Outlook, Draws, npt.NDArray[np.float32]] | None = None

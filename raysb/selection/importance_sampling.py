@@ -77,7 +77,7 @@ class ImportanceSampling(Selector):
         fits = threshold is None or 0 <= threshold < math.inf
         self._check(fits, "tau_threshold", "a finite number of at least 0, or none")
         self._check(-math.inf < self.exponent <= 1, "exponent", "a finite number, at most 1")
-        self._check(self.history >= 2 * CHUNK, "history", f"at least {2 * CHUNK}")
+        self._check_whole("history", 2 * CHUNK)
         self._check(self.at is None or bool(self.at), "at", "the name of a module, or none")
 
     @property

@@ -243,7 +243,7 @@ class Scorer:
                 epoch=epoch,
                 pool_rows=stop - start,
                 num_scored=grant.num_scored,
-                times_selected=self._times_selected(batch),
+                times_selected=self._times_selected(batch, epoch),
             )
             self._history.record(scored.scores)
             if len(scored.drawn):
@@ -253,7 +253,8 @@ class Scorer:
         self._gate.scored(self._generation, scored.record)
         return scored.rows
 
-    def _times_selected(self, batch: Batch) -> npt.NDArray[np.integer] | None:
+    def _times_selected(self, batch: Batch, epoch: int) -> npt.NDArray[np.integer] | None:
         if not self._scoring.adjustments.needs_times_selected:
             return None
-        return self._history.lookup(batch[ID].astype(np.int64, copy=False)).times_selected
+        known = self._history.lookup(batch[ID].astype(np.int64, copy=False))
+        return known.times_selected_before(epoch)

@@ -66,7 +66,7 @@ class SelectiveBackprop(Selector):
         target = self.target_fraction
         self._check(0 < self.beta < math.inf, "beta", "a finite number above 0")
         self._check(0 <= self.min_probability <= 1, "min_probability", "in [0, 1]")
-        self._check(self.history >= 1, "history", "at least 1")
+        self._check_whole("history", 1)
         self._check(self.warmup_epochs >= 0, "warmup_epochs", "at least 0")
         self._check(self.ties in TIES, "ties", " or ".join(map(repr, TIES)))
         fits = target is None or self.min_probability < target < 1

@@ -21,7 +21,8 @@ class StaleSelectiveBackprop(SelectiveBackprop):
 
     In an epoch that refreshes, all rows are scored and selected as `SelectiveBackprop` does. In the
     n - 1 epochs after it rows are drawn at the source, from their last recorded losses: what is not
-    drawn is neither read nor decoded, and nothing is scored but ids without a finite loss.
+    drawn is neither read (of parquet: nothing but its row group) nor decoded, and nothing is scored
+    but ids without a finite loss.
 
         P(l) = max(s, rank(l) ^ beta),  rank among the scored losses of all ids of like age
 
@@ -52,7 +53,7 @@ class StaleSelectiveBackprop(SelectiveBackprop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(self.refresh_every >= 1, "refresh_every", "at least 1")
+        self._check_whole("refresh_every", 1)
 
     def outlook(self, known: LossRecords, epoch: int, epochs: int) -> Outlook | None:
         """Turn the last loss of every id into its chance; `None` where all rows are scored."""

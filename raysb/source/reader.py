@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysb.errors import DataError
-from raysb.schema import ID, POOL, Batch, Ids, Indexed, Source, num_rows, take
+from raysb.schema import ID, POOL, Batch, Indexed, Source, num_rows, take
 from raysb.seeding import Draws
 from raysb.source.augment import Augmentation, none
 from raysb.source.normalise import image_columns
@@ -45,7 +45,12 @@ def read_pool(
         DataError: Rows cannot be used, or the source does not give what it must.
     """
     epoch, start, stop = plan.locate(pool)
-    batch = dict(_read(source, epoch, start, stop, rows))
+    if rows is None:
+        batch = dict(source.read(epoch, start, stop))
+    elif isinstance(source, Indexed):
+        batch = dict(source.read_some(epoch, start, stop, rows))
+    else:
+        batch = take(source.read(epoch, start, stop), rows)
     _check(batch, epoch, start, stop, inputs, stop - start if rows is None else len(rows))
     ids = batch[ID].astype(np.int64, copy=False)
     draws = Draws(seed=seed, epoch=epoch)
@@ -53,24 +58,6 @@ def read_pool(
         batch[name] = augmentation(batch[name].view(np.uint8), ids, draws, view)
     batch[ID], batch[POOL] = ids, np.full(len(ids), pool, np.int64)
     return batch
-
-
-def pool_ids(source: Source, plan: PoolPlan, pool: int) -> Ids:
-    """Ids of a pool's rows in order, without reading the rows where the source can. int64 [n]"""
-    epoch, start, stop = plan.locate(pool)
-    if isinstance(source, Indexed):
-        return source.index(epoch, start, stop)
-    return source.read(epoch, start, stop)[ID].astype(np.int64, copy=False)
-
-
-def _read(
-    source: Source, epoch: int, start: int, stop: int, rows: npt.NDArray[np.int64] | None
-) -> Batch:
-    if rows is None:
-        return source.read(epoch, start, stop)
-    if isinstance(source, Indexed):
-        return source.read_some(epoch, start, stop, rows)
-    return take(source.read(epoch, start, stop), rows)
 
 
 def _check(

@@ -371,7 +371,9 @@ class BatchStream(abc.ABC):
             return
         rows = np.flatnonzero(fresh)
         with self._precision():
-            mine = score(self.task, model, {k: v[rows] for k, v in batch.items()}).losses
+            taken = {k: v[rows] for k, v in batch.items()}
+            scale = self.spec.scoring.image_scale
+            mine = score(self.task, model, taken, image_scale=scale).losses
         theirs = batch[LOSS][rows].astype(np.float32)
         worst = int(np.argmax(np.abs(mine - theirs)))
         tolerance = LARGEST_DIFFERENCE * max(1.0, abs(float(mine[worst]))) * self._slack()

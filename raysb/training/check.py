@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from raysb.errors import DataError
 from raysb.losses import CrossEntropy
 from raysb.losses.outputs import logits_of
 from raysb.nn.norm import has_batch_statistics
@@ -48,7 +49,14 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
     """
     model = spec.task.build(spec.seed)
     batch = take(spec.read(spec.plan(ROWS, 1), 0), slice(0, ROWS))
-    score(spec.task, model, batch, by=spec.by if spec.scored else None)
+    score(
+        spec.task,
+        model,
+        batch,
+        by=spec.by if spec.scored else None,
+        image_scale=spec.scoring.image_scale if spec.scored else 1.0,
+    )
+    _check_class_column(spec, batch)
     _check_labels(spec, model, batch)
     moving = has_batch_statistics(model)
     if moving and spec.scored:
@@ -59,6 +67,19 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
             stacklevel=4,
         )
     return model
+
+
+def _check_class_column(spec: StreamSpec, batch: Batch) -> None:
+    """A floor for each class counts integers."""
+    name = spec.pool_scoring.classes
+    if name is None:
+        return
+    column = batch[name]
+    if column.ndim != 1 or column.dtype.kind not in "iub":
+        raise DataError(
+            f"adjust.class_floor={spec.adjust.class_floor}: the column {name!r} is {column.dtype} "
+            f"{list(column.shape[1:])} a row; one integer a row is needed to count classes. Set 0"
+        )
 
 
 def _check_labels(spec: StreamSpec, model: nn.Module, batch: Batch) -> None:

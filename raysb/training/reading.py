@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raysb.schema import PROBABILITY, WEIGHT, Batch, Source, num_rows
+from raysb.schema import ID, PROBABILITY, WEIGHT, Batch, Indexed, Source, num_rows, take
 from raysb.scoring.ledger import PoolRecord
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
@@ -13,7 +13,7 @@ from raysb.selection.preselection import Outlook
 from raysb.source.augment import Augmentation, none
 from raysb.source.irreducible import IrreducibleLosses
 from raysb.source.plan import PoolPlan
-from raysb.source.reader import pool_ids, read_pool
+from raysb.source.reader import read_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,15 @@ class Reading:
         if not selector.preselects:
             batch = self.read(plan, pool)
             return batch if selector.needs_scores else with_weights(batch)
-        ids = pool_ids(self.source, plan, pool)
         draws = Draws(seed=self.seed, epoch=plan.epoch_of(pool))
-        wanted = selector.preselect(ids, outlook, draws)
-        batch = self._read(plan, pool, wanted.rows)
+        if isinstance(self.source, Indexed):
+            ids = self.source.index(*plan.locate(pool))
+            wanted = selector.preselect(ids, outlook, draws)
+            batch = self._read(plan, pool, wanted.rows)
+        else:  # nothing tells ids but reading
+            whole = self.read(plan, pool)
+            wanted = selector.preselect(whole[ID].astype(np.int64, copy=False), outlook, draws)
+            batch = take(whole, wanted.rows)
         return batch | wanted.columns(scored=selector.needs_scores)
 
     def _read(self, plan: PoolPlan, pool: int, rows: npt.NDArray[np.int64] | None) -> Batch:

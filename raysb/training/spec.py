@@ -80,6 +80,12 @@ class StreamSpec:
             )
         self._check_adjustments()
         object.__setattr__(self, "by", self._find_score())
+        if self.scored and selector.records_backward and self.scoring.image_scale < 1:
+            raise ValueError(
+                f"scoring.image_scale={self.scoring.image_scale} with {type(selector).__name__}: "
+                "losses of training steps, at full size, would be ranked among those of small "
+                "pictures. Set 1, or take a selector that scores every row"
+            )
         if selector.trains_unscored and self.task.extra:
             raise ValueError(
                 f"extra={sorted(self.task.extra)} with {type(selector).__name__}, which trains "

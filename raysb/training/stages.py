@@ -89,12 +89,17 @@ class Outlooks:
         handle: The stream's actors.
         plan: The pools of the run.
         selector: Who looks back.
+        generation: Of the worker group: one that begins anew at an earlier epoch sees nothing of
+            what the one before it saw later.
     """
 
-    def __init__(self, handle: StreamHandle, plan: PoolPlan, selector: Selector) -> None:
+    def __init__(
+        self, handle: StreamHandle, plan: PoolPlan, selector: Selector, generation: int
+    ) -> None:
         self._handle = handle
         self._plan = plan
         self._selector = selector
+        self._generation = generation
         self._held: tuple[int, Outlook | None] | None = None
 
     def of(self, pool: int) -> Outlook | None:
@@ -102,12 +107,14 @@ class Outlooks:
         if not self._selector.looks_back:
             return None
         epoch, first, _ = self._plan.locate(pool)
-        if self._held is None or self._held[0] != epoch:
-            self._held = (epoch, self._fetch(epoch, makes=first == 0))
-        return self._held[1]
+        held = self._held
+        if held is None or held[0] != epoch:
+            held = self._held = (epoch, self._fetch(epoch, makes=first == 0))
+        return held[1]
 
     def _fetch(self, epoch: int, *, makes: bool) -> Outlook | None:
-        board, name = self._handle.board, outlook_name(self._handle.name, epoch)
+        board = self._handle.board
+        name = outlook_name(self._handle.name, self._generation, epoch)
         if makes and board.version(name) < epoch and self._handle.history is not None:
             known = self._handle.history.records()
             seen = self._selector.outlook(known, epoch, self._plan.epochs)
@@ -116,9 +123,9 @@ class Outlooks:
         return state and Outlook.from_state(state)
 
 
-def outlook_name(stream: str, epoch: int) -> str:
+def outlook_name(stream: str, generation: int, epoch: int) -> str:
     """Where on the board that of an epoch is; it replaces the one of two epochs before."""
-    return f"outlook/{stream}/{epoch % 2}"
+    return f"outlook/{stream}/{generation}/{epoch % 2}"
 
 
 class PoolReader:
@@ -136,7 +143,7 @@ class PoolReader:
     ) -> None:
         self._reading = handle.get_reading()
         self._scored = self._reading.selector.needs_scores
-        self._outlooks = Outlooks(handle, plan, self._reading.selector)
+        self._outlooks = Outlooks(handle, plan, self._reading.selector, generation)
         self._history = handle.history
         self._ledger = handle.ledger
         self._plan = plan

@@ -22,6 +22,7 @@ from torch import nn
 
 from raysb.errors import NonFiniteError, RaysbError, ResourceError, StreamOrderError
 from raysb.history.shards import LossHistory
+from raysb.history.table import LossTable
 from raysb.schema import POOL, Batch, Floats, Ids, Published
 from raysb.scoring.ledger import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
@@ -42,7 +43,7 @@ from raysb.weights import FlatState, WeightStore
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
 IN_FLIGHT = 2  # pools at an actor
-BACKWARD_STEPS = 32  # whose losses go to the history at once: a call costs .3 ms
+BACKWARD_STEPS = 8  # whose losses go to the history at once: a call costs .3 ms
 TELL_EVERY_S = 0.02  # of steps: a call takes 1 ms of the trainer's process, and 1.5 of the ledger's
 _END = object()
 
@@ -93,6 +94,8 @@ class RayStream(BatchStream):
         self._weights: WeightStore | None = None
         self._split: Any = None
         self._backward: list[tuple[Ids, Floats]] = []  # of the last steps, not yet sent
+        self._backward_from = 0  # the first of these
+        self._restored: Mapping[str, Any] | None = None
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -110,6 +113,8 @@ class RayStream(BatchStream):
                 self._first(model),
                 plan.pools_per_epoch if self.spec.selector.looks_back else None,
             )
+            if self.spec.selector.looks_back and self._handle.history is not None:
+                self._restore_past(self._handle.history)
             pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
             self._teller = Teller(self._handle.ledger, self._generation, pause_s)
             splits = self._build(plan, batch_size).streaming_split(
@@ -213,6 +218,8 @@ class RayStream(BatchStream):
         history = self._handle.history
         if history is None:
             return
+        if not self._backward:
+            self._backward_from = self.num_steps
         self._backward.append((ids, losses))
         if self._limits.lockstep or len(self._backward) >= BACKWARD_STEPS:
             self._send_backward(history)
@@ -221,7 +228,7 @@ class RayStream(BatchStream):
         """Losses of several steps in one call; in lockstep all are there before a step is told."""
         if self._backward:
             ids, losses = (np.concatenate(part) for part in zip(*self._backward, strict=True))
-            history.record_backward(ids, losses, self.num_steps)
+            history.record_backward(ids, losses, self._backward_from)
             self._backward.clear()
         if self._limits.lockstep:
             history.flush()
@@ -273,13 +280,20 @@ class RayStream(BatchStream):
         """What the selector looks back at in the epochs that are under way."""
         if not self.spec.selector.looks_back:
             return {}
-        oldest = self._plan().epoch_of(low)
-        held = [
-            self._handle.board.get(outlook_name(self._handle.name, epoch), at_least=-1)
-            for epoch in (oldest, oldest + 1)
-            if self._handle.board.version(outlook_name(self._handle.name, epoch)) >= 0
-        ]
+        oldest, board = self._plan().epoch_of(low), self._handle.board
+        names = [self._outlook_name(epoch) for epoch in (oldest, oldest + 1)]
+        held = [board.get(name, at_least=-1) for name in names if board.version(name) >= 0]
         return {str(epoch): outlook for epoch, outlook in held if epoch >= oldest}
+
+    def _outlook_name(self, epoch: int) -> str:
+        return outlook_name(self._handle.name, self._generation, epoch)
+
+    def _restore_past(self, history: LossHistory) -> None:
+        """Set what a selector looks back at to where training stands: what came later is undone."""
+        state = self._restored or {"history": LossTable().state_dict(), "outlooks": {}}
+        history.load_state_dict(state["history"])
+        for epoch, outlook in state["outlooks"].items():
+            self._handle.board.put(self._outlook_name(int(epoch)), int(epoch), outlook)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken; before `iter_batches`, on every worker."""
@@ -287,13 +301,11 @@ class RayStream(BatchStream):
         self.cursor = Cursor(low, tuple(done))
         self.num_steps = state["num_steps"]
         self.num_backpropped = state["num_backpropped"]
+        self._restored = state
         ledger = self._handle.ledger
         if ray.train.get_context().get_world_rank() or ledger.progress()["generation"]:
             return  # after a fault ledger and history are still there, and know more
         ledger.load_state_dict(state["ledger"])
-        for epoch, outlook in state["outlooks"].items():
-            name = outlook_name(self._handle.name, int(epoch))
-            self._handle.board.put(name, int(epoch), outlook)
         if self._handle.history is not None and state.get("history") is not None:
             self._handle.history.load_state_dict(state["history"])
 

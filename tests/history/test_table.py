@@ -270,6 +270,21 @@ def test_rows_selected_unscored_are_counted_once_an_epoch_and_leave_the_statisti
         assert getattr(first, name).tolist() == getattr(second, name).tolist(), name
 
 
+def test_a_row_that_is_scored_after_it_was_selected_unscored_counts_both_ways_once() -> None:
+    table = LossTable()
+    record(table, 0, [2.0])
+    for _ in range(2):
+        table.record_selected(np.array([0]), 1)
+    for _ in range(2):
+        record(table, 1, [4.0], selected=np.array([True]))
+    table.record_selected(np.array([0]), 1)
+    record(table, 1, [4.0], selected=np.array([True]))
+    known = table.lookup(np.array([0]))
+    assert (known.times_scored[0], known.mean[0], known.times_selected[0]) == (2, 3.0, 2)
+    assert known.times_selected_before(1).tolist() == [1]
+    assert known.times_selected_before(2).tolist() == [2]
+
+
 def test_a_backward_loss_that_arrives_late_does_not_replace_a_newer_score() -> None:
     table = LossTable()
     record(table, 1, [4.0], weights_step=7)

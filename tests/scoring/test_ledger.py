@@ -459,3 +459,60 @@ def test_a_state_of_another_version_is_refused() -> None:
     state = Ledger().state_dict() | {"version": 9}
     with pytest.raises(ValueError, match="version 9"):
         Ledger().load_state_dict(state)
+
+
+# --- epochs that look back ------------------------------------------------------------------------
+
+
+def looking_back(limits, **args):
+    ledger = Ledger()
+    return ledger, ledger.open(limits, Cursor(), 9, 0, None, 3)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(global_batch=4),
+        limits_for("auto", pool_rows=10, batch_size=4, num_workers=1, num_actors=3),
+    ],
+)
+def test_an_epoch_that_looks_back_begins_when_the_one_before_it_is_scored(limits) -> None:
+    ledger, g = looking_back(limits)
+    for pool in range(3):
+        assert ledger.admit(g, pool, 9) is None
+        assert isinstance(ledger.grant(g, pool, 10), Grant)
+    assert ledger.admit(g, 3, 9) is Refusal.WAIT
+    assert ledger.grant(g, 3, 10) is Refusal.WAIT
+    for pool in (0, 2):
+        ledger.scored(g, record(pool, 0))
+    assert ledger.admit(g, 3, 9) is Refusal.WAIT
+    assert ledger.grant(g, 4, 10) is Refusal.WAIT
+    ledger.scored(g, record(1, 0))
+    for pool in (4, 3):  # in any order, once it has begun
+        assert ledger.admit(g, pool, 9) is None
+        assert isinstance(ledger.grant(g, pool, 10), Grant)
+
+
+def test_in_lockstep_it_begins_when_the_last_steps_are_done_too() -> None:
+    ledger, g = looking_back(Limits(global_batch=4, lockstep=True))
+    for pool in range(3):
+        assert isinstance(ledger.grant(g, pool, 10), Grant)
+        ledger.scored(g, record(pool, 4))
+        assert ledger.admit(g, pool + 1, 9) is (None if pool < 2 else Refusal.WAIT)
+        if pool < 2:
+            ledger.stepped(g, pool + 1, 4 * (pool + 1))
+    ledger.stepped(g, 3, 12)
+    assert ledger.admit(g, 3, 9) is None
+    assert ledger.admit(g, 4, 9) is None
+
+
+def test_rows_scored_by_earlier_pools_come_with_the_grant_and_replays_count_once() -> None:
+    ledger, g = looking_back(Limits(global_batch=4))
+    seven = np.ones(7, np.float32)
+    for _ in range(2):
+        assert ledger.grant(g, 0, 10).num_scored in (0, 7)
+        ledger.scored(g, record(0, 3, losses=seven))
+    assert ledger.grant(g, 1, 10).num_scored == 7
+    restored = Ledger()
+    restored.load_state_dict(ledger.state_dict())
+    assert restored.num_scored == 7

@@ -32,7 +32,7 @@ def test_by_default_nothing_is_changed() -> None:
 
 
 def test_outside_the_schedule_every_row_is_taken() -> None:
-    adjust = Adjustments(start_epoch=2, end_epoch=5, whole_every=2, max_selected=1)
+    adjust = Adjustments(start_epoch=2, end_epoch=5, whole_every=2, max_selected=3)
     sizes = []
     for epoch in range(6):
         rows, probability, weight = adjust.apply(
@@ -42,6 +42,12 @@ def test_outside_the_schedule_every_row_is_taken() -> None:
         assert (weight == 1).all() or len(rows) == 1
         assert (probability == 1).all() or len(rows) == 1
     assert sizes == [8, 8, 1, 8, 1, 8]
+
+
+def test_a_cap_that_the_epochs_before_the_start_use_up_is_refused() -> None:
+    with pytest.raises(ValueError, match="the cap must be above start_epoch"):
+        Adjustments(start_epoch=2, max_selected=2)
+    Adjustments(start_epoch=2, max_selected=3)
 
 
 def test_rows_that_were_selected_often_enough_are_left_out() -> None:
