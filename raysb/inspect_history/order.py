@@ -61,8 +61,8 @@ def order(history: RunHistory, by: str) -> npt.NDArray[np.int64]:
     if by in OF_LEARNING and not history.judged:
         raise ValueError(
             f"by={by}: no prediction of the run ever was right, so nothing was learned or "
-            "forgotten; a regression knows no right and wrong, and a run that scores nothing judges "
-            "no row. Order by "
+            "forgotten; a regression knows no right and wrong, and a run that scores nothing "
+            "judges no row. Order by "
             f"{', '.join(name for name in ORDERS if name not in OF_LEARNING)}"
         )
     keys = ORDERS[by](history.samples)
