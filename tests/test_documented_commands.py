@@ -161,7 +161,8 @@ TABLE: dict[str, Run | By] = {
         own_process=True,
     ),
     "python pipelines/benchmarks/frontier.py --data mnist": By(
-        "tests/pipelines/test_frontier.py", "test_an_interrupted_benchmark_goes_on_and_writes_its_record"
+        "tests/pipelines/test_frontier.py",
+        "test_an_interrupted_benchmark_goes_on_and_writes_its_record",
     ),
     "raysb plan": Run(
         "raysb plan --data.train digits --model.name mlp --train.use_gpu false", says="break-even"
