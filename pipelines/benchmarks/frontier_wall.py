@@ -34,6 +34,7 @@ from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 
 NAMES, BUDGETS, RATE, BATCH = ("uniform", "stale_sb", "sb"), (1.0, 2.0, 4.0), 0.05, 64
+MOST_AGE = 8  # of a score, in steps: with older ones beta 2 does not learn (delayed_scores.py)
 NET = partial(
     build_model,
     Model(name="cnn", norm="group", args={"channels": list(CHANNELS)}),
@@ -82,7 +83,7 @@ def run(
             schedule_axis="cost",
             use_gpu=False,
         ),
-        scoring=Scoring(num_actors=1, num_cpus=0.5),
+        scoring=Scoring(num_actors=1, num_cpus=0.5, max_staleness_steps=MOST_AGE),
         data=Data(augment="shift", num_readers=0 if selector.needs_scores else 1),
         run_config=RunConfig(storage_path=str(folder), name=f"{name}-{cost:g}-{seed}"),
         watcher=Clock(),
