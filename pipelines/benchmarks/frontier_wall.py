@@ -1,6 +1,7 @@
 """Wall time against error on Ray: selection beside uniform training on all the cores.
 
     python pipelines/benchmarks/frontier_wall.py [--data FOLDER] [--cores 2] [--seeds 1]
+        [--methods uniform,stale_sb] [--budgets 1,2,4]
 
 The rows and the net of `frontier.py`, near-duplicates. Uniform training has a worker of one thread
 on every core. Selection has the same cores: one scorer, which reads for itself, and workers on the
@@ -125,20 +126,23 @@ def main() -> None:
     parser.add_argument("--data", help="folder with parquet; by default 5,000 digits")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", default=",".join(NAMES))
+    parser.add_argument("--budgets", default="1,2,4")
     parser.add_argument("--ratio", type=float, default=0.36, help="cost of a scored row")
     parser.add_argument("--out", type=Path, default=Path("pipelines/records"))
     args = parser.parse_args()
     setup, runs, about = Setup(args.data, None, args.ratio), [], context(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, args.seeds + 1):
-            for cost in BUDGETS:
-                for name in NAMES:
+            for cost in map(float, args.budgets.split(",")):
+                for name in args.methods.split(","):
                     runs.append(run(name, cost, seed, setup, args.cores, Path(folder)))
                     print(runs[-1], file=sys.stderr, flush=True)
                     if ray.is_initialized():
                         ray.shutdown()
     args.out.mkdir(parents=True, exist_ok=True)
     name = args.out / f"frontier_wall_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
+    about["command"] = about["command"].replace("throughput", "frontier_wall")
     record = {"hardware": hardware(), **about, "runs": runs}
     name.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
     name.with_suffix(".md").write_text(f"# Wall time on all cores\n\n{table(runs)}\n")
