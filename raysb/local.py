@@ -17,14 +17,13 @@ from torch import nn
 
 from raysb.device import device_here
 from raysb.errors import StreamOrderError
-from raysb.history.ring import LossRing
 from raysb.history.table import LossTable
 from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stoppable
 from raysb.job import TrainingJob
 from raysb.optim.registry import build_optimizer
 from raysb.report.directory import RunDirectory
 from raysb.schema import ID, Batch, Floats, Ids, PoolScores, num_rows
-from raysb.scoring.ledger import Cursor, Grant, Ledger, Refusal
+from raysb.scoring.ledger import Cursor, Grant, Refusal
 from raysb.scoring.limits import limits_for
 from raysb.seeding import key
 from raysb.selection.preselection import Outlook
@@ -61,11 +60,7 @@ class LocalStream(BatchStream):
             check_first_batch=False,  # scorer and worker are one model here
             on_step=on_step,
         )
-        self.ledger = Ledger(
-            ring=LossRing(max(spec.selector.history, 1)) if spec.scored else None,
-            rows_per_epoch=spec.source.num_rows,
-            max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
-        )
+        self.ledger = spec.ledger()
         self.history = LossTable(spec.source.num_rows if spec.has_history else 0)
         self._reading, self._scoring = spec.reading, spec.pool_scoring
         self._outlooks: dict[int, Outlook | None] = {}
@@ -129,7 +124,7 @@ class LocalStream(BatchStream):
             epoch=epoch,
             pool_rows=pool_rows,
             num_scored=grant.num_scored,
-            times_selected=self.history.lookup(_ids(batch)).times_selected_before(epoch),
+            times_selected=self._scoring.times_selected(self.history, batch, epoch),
         )
         self._record(scored.scores)
         self.history.record_selected(scored.drawn, epoch)

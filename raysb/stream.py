@@ -16,13 +16,11 @@ from torch import nn
 
 from raysb.board import Board
 from raysb.cluster import check_placement, cluster_nodes
-from raysb.history.ring import LossRing
 from raysb.history.settings import History
 from raysb.history.shards import LossHistory
 from raysb.losses import CrossEntropy
 from raysb.packing import Processes
 from raysb.schema import Batch
-from raysb.scoring.ledger import Ledger
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
 from raysb.selection import Adjustments, Selector
@@ -154,11 +152,6 @@ class StreamDataConfig(ray.train.DataConfig):
 def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
     """Start ledger, board and history of a stream."""
     shared = replace(spec, source=share(spec.source))
-    ledger = Ledger(
-        ring=LossRing(max(spec.selector.history, 1)) if spec.scored else None,
-        rows_per_epoch=spec.source.num_rows,
-        max_nonfinite_fraction=spec.scoring.max_nonfinite_fraction,
-    )
     table = None
     if spec.has_history:
         table = LossHistory.start(history.num_shards, spec.source.num_rows)
@@ -166,7 +159,7 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
         spec=[ray.put(shared)],
         reading=[ray.put(shared.reading)],
         name=spec.name,
-        ledger=LedgerClient.start(ledger),
+        ledger=LedgerClient.start(spec.ledger()),
         board=Board.start(),
         history=table,
     )

@@ -40,7 +40,14 @@ class Gate(Protocol):
         """Report a pool."""
 
 
-class Records(Protocol):
+class Known(Protocol):
+    """Who can be asked what is known of some samples."""
+
+    def lookup(self, ids: Ids) -> LossRecords:
+        """What is known of some samples."""
+
+
+class Records(Known, Protocol):
     """The part of the loss history that scoring needs."""
 
     def record(self, scores: PoolScores) -> None:
@@ -51,9 +58,6 @@ class Records(Protocol):
 
     def flush(self) -> None:
         """Wait until all is noted."""
-
-    def lookup(self, ids: Ids) -> LossRecords:
-        """What is known of some samples."""
 
 
 class ScoredPool(NamedTuple):
@@ -156,6 +160,15 @@ class PoolScoring:
         )
         return ScoredPool(rows, told, drawn, record)
 
+    def times_selected(
+        self, history: Known, batch: Batch, epoch: int
+    ) -> npt.NDArray[np.integer] | None:
+        """How often each row of a pool was selected before its epoch, where there is a cap."""
+        if not self.adjustments.needs_times_selected:
+            return None
+        known = history.lookup(batch[ID].astype(np.int64, copy=False))
+        return known.times_selected_before(epoch)
+
     def _score(self, model: nn.Module, rows: Batch) -> Scores:
         if not num_rows(rows):
             return _NOTHING
@@ -243,7 +256,7 @@ class Scorer:
                 epoch=epoch,
                 pool_rows=stop - start,
                 num_scored=grant.num_scored,
-                times_selected=self._times_selected(batch, epoch),
+                times_selected=self._scoring.times_selected(self._history, batch, epoch),
             )
             self._history.record(scored.scores)
             if len(scored.drawn):
@@ -252,9 +265,3 @@ class Scorer:
                 self._history.flush()  # before the ledger lets the next epoch look back
         self._gate.scored(self._generation, scored.record)
         return scored.rows
-
-    def _times_selected(self, batch: Batch, epoch: int) -> npt.NDArray[np.integer] | None:
-        if not self._scoring.adjustments.needs_times_selected:
-            return None
-        known = self._history.lookup(batch[ID].astype(np.int64, copy=False))
-        return known.times_selected_before(epoch)

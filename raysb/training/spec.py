@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from raysb.history.ring import LossRing
 from raysb.losses import CrossEntropy
 from raysb.schema import LOSS, Batch, Source
+from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits, limits_for
 from raysb.scoring.registry import find_score
 from raysb.scoring.scores import Score
@@ -224,6 +226,14 @@ class StreamSpec:
             )
         at = getattr(selector, "at", None)
         return find_score(wanted or selector.score, at=at, key="scoring.score")
+
+    def ledger(self) -> Ledger:
+        """A new ledger of the stream, with the window of the last scores where there are any."""
+        return Ledger(
+            ring=LossRing(max(self.selector.history, 1)) if self.scored else None,
+            rows_per_epoch=self.source.num_rows,
+            max_nonfinite_fraction=self.scoring.max_nonfinite_fraction,
+        )
 
     @property
     def pool_scoring(self) -> PoolScoring:
