@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import ray
 
+from raysb.placement import beside_driver
+
 
 class BoardState:
     """The actor behind `Board`; values are whatever Ray can pass."""
@@ -61,7 +63,8 @@ class Board:
     def start(cls) -> "Board":
         """Start the actor."""
         actor: Any = ray.remote(BoardState)
-        return cls(actor.options(num_cpus=0, max_concurrency=1000).remote())
+        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": beside_driver()}
+        return cls(actor.options(**options).remote())
 
     def put(self, name: str, version: int, value: Any) -> None:
         """Replace a value, without waiting: who needs this version waits in `get`."""
@@ -74,6 +77,10 @@ class Board:
     def version(self, name: str) -> int:
         """Version of the value that is there now, -1 where there is none."""
         return cast(int, ray.get(self._actor.version.remote(name)))
+
+    def ping(self) -> None:
+        """Return if the actor is there."""
+        self.version("")
 
     def append(self, name: str, line: Any) -> None:
         """Add a line to a log, without waiting."""

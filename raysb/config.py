@@ -45,18 +45,25 @@ class Run:
 
     Args:
         dir: New folder for the run; none: the next free `runs/<model>-<n>`.
+        checkpoints: Folder for the checkpoints, also `s3://`, `gs://` and what else `pyarrow.fs`
+            knows; none: run.dir. With workers on several machines all must reach it.
         seed: Key of every random number of the run, at least 0.
         loggers: Told of metrics beside metrics.jsonl: `tensorboard`, `mlflow`, `wandb`, or import
             paths of one's own; [] for none.
     """
 
     dir: str | None = None
+    checkpoints: str | None = None
     seed: int = 0
     loggers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         if self.dir is not None and not self.dir.strip():
             raise ValueError(f"run.dir={self.dir!r}: must name a folder, or be none")
+        if self.checkpoints is not None and not self.checkpoints.strip():
+            raise ValueError(
+                f"run.checkpoints={self.checkpoints!r}: must name a folder or a URI, or be none"
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"run.seed={self.seed}: must be at least 0 and below 2**63")
         object.__setattr__(self, "loggers", tuple(self.loggers))
@@ -99,7 +106,9 @@ class Config:
             raise ValueError(f"engine={self.engine!r}: must be one of {', '.join(ENGINES)}")
 
 
-def load(file: str | os.PathLike[str] | None = None, flags: Sequence[str] = ()) -> Config:
+def load(
+    file: str | os.PathLike[str] | None = None, flags: Sequence[str] = (), *, of_run: bool = False
+) -> Config:
     """Read a configuration: defaults, then the file, then the flags.
 
     Another `selector.kind` on the command line than in the file starts that kind from its
@@ -108,12 +117,17 @@ def load(file: str | os.PathLike[str] | None = None, flags: Sequence[str] = ()) 
     Args:
         file: TOML with a table per section.
         flags: `--section.key VALUE`, `--section.key=VALUE` or `section.key=VALUE`.
+        of_run: Whether the file lies in the directory of a run that is only judged. A selector of
+            somebody's own is then not imported: the default one, which nobody asks, stands for it.
 
     Raises:
         SettingError: A `ValueError` for what cannot be used.
         FileNotFoundError: No such file.
     """
     in_file = list(_read_file(file)) if file is not None else []
+    foreign = [each for each in in_file if each.key == KIND and str(each.raw) not in SELECTORS]
+    if of_run and foreign:
+        in_file = [each for each in in_file if not each.key.startswith(f"{SELECTOR}.")]
     file_kind = _chosen_kind(in_file, DEFAULT_KIND)
     values: dict[str, tuple[Any, Given]] = {}
     _assign(values, in_file, file_kind)

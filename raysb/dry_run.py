@@ -35,9 +35,10 @@ from raysb.schema import CORRECT, ID, LOSS, POOL, Batch, Source, num_rows
 from raysb.scoring.forward import Scores, score
 from raysb.seeding import Draws
 from raysb.selection.stage import SelectedPool, select_pool
-from raysb.training.checkpoint import load, rng_state, save, set_rng_state
+from raysb.training.checkpoint import load, save
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
+from raysb.training.generators import rng_state, set_rng_state
 from raysb.training.learner import Learner
 from raysb.training.schedule import Budget
 
@@ -212,7 +213,10 @@ class DryRun:
 
     def _learner(self, model: nn.Module) -> tuple[Learner, LocalStream]:
         optimizer = build_optimizer(model, self._training, self._job.optimizer)
-        learner = Learner(self._spec.task, model, optimizer, self._training.clip_norm)
+        training = self._training
+        learner = Learner(
+            self._spec.task, model, optimizer, training.clip_norm, dtype=training.dtype
+        )
         return learner, LocalStream(self._spec, device=self._device)
 
     def _train(self, learner: Learner, stream: LocalStream) -> Stage:
@@ -262,7 +266,12 @@ class DryRun:
         history = state.pop("history")
         saved = {"stream": state, "history": history, "learner": learner.state_dict()}
         with self._timed():
-            save(folder / "checkpoint", model=self._model, **saved)
+            rngs = {"rngs": [rng_state()]}
+            save(
+                folder / "checkpoint",
+                model=self._model,
+                **saved | {"learner": saved["learner"] | rngs},
+            )
         files = {p.name: p.stat().st_size for p in sorted((folder / "checkpoint").iterdir())}
         said = ", ".join(f"{name} {size(count)}" for name, count in files.items())
         yield Stage("checkpoint", said, sum(files.values()), self._seconds)
@@ -285,12 +294,11 @@ class DryRun:
         found = load(folder, model=other)
         learner, stream = self._learner(other)
         learner.load_state_dict(found["learner"])
-        set_rng_state(found["learner"]["rng"])
+        set_rng_state(found["learner"]["rngs"][0])
         stream.load_state_dict({**found["stream"], "history": found["history"]})
         state = {
-            "cursor": [stream.cursor.low, list(stream.cursor.done)],
-            "num_steps": stream.num_steps,
-            "num_backpropped": stream.num_backpropped,
+            "cursor": stream.cursor.state_dict(),
+            "counters": found["stream"]["counters"],
             "ledger": stream.ledger.state_dict(),
             "outlooks": stream.outlook_states(),
         }

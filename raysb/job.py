@@ -11,13 +11,14 @@ from typing import Any, Protocol
 from torch import nn
 
 from raysb.history.settings import History
-from raysb.report.directory import METRICS, MODEL, NONFINITE
+from raysb.report.directory import BEST, METRICS, MODEL, NONFINITE
 from raysb.report.loggers import Loggers
 from raysb.report.loggers.base import FAILED, FINISHED, INTERRUPTED
 from raysb.report.records import MetricsWriter
 from raysb.schema import Source
 from raysb.training.audit import Audit
 from raysb.training.checkpoint import export
+from raysb.training.checkpoints import Checkpoints, Entry
 from raysb.training.settings import Evaluation, Training
 from raysb.training.spec import StreamSpec
 
@@ -31,6 +32,9 @@ class Watcher(Protocol):
     def line(self, line: Mapping[str, Any]) -> None:
         """A line of metrics."""
 
+    def note(self, text: str) -> None:
+        """Something that concerns the run as a whole."""
+
 
 class Silent:
     """Shows nothing."""
@@ -39,6 +43,9 @@ class Silent:
         """Ignore."""
 
     def line(self, line: Mapping[str, Any]) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
         """Ignore."""
 
 
@@ -57,6 +64,7 @@ class TrainingJob:
         watcher: Is told of phases and metrics.
         verbose: Leave Ray's own output on.
         loggers: Are told of metrics too, on the driver.
+        checkpoint_folder: Where checkpoints lie, also a URI; by default in the run directory.
     """
 
     spec: StreamSpec
@@ -69,6 +77,22 @@ class TrainingJob:
     watcher: Watcher
     verbose: bool
     loggers: Loggers = field(default_factory=Loggers)
+    checkpoint_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        training = self.training
+        for name, on in (("patience", training.patience), ("save_best", training.save_best)):
+            if on and self.held_out is None:
+                raise ValueError(
+                    f"train.{name}={str(on).lower()}: there are no rows to evaluate on, so that no "
+                    "evaluation would be the best; set data.test or data.test_fraction, or leave "
+                    f"train.{name} out"
+                )
+
+    def checkpoints(self, directory: Path) -> Checkpoints:
+        """Those of the run. A run that finds some there goes on from the newest."""
+        folder = self.checkpoint_folder or str(directory.absolute())
+        return Checkpoints(folder=folder, keep=self.training.keep_checkpoints)
 
     def audit(self, directory: Path) -> Audit | None:
         """Who notes every trained row, if that was asked for."""
@@ -77,7 +101,8 @@ class TrainingJob:
     def recorder(self, directory: Path) -> "Recorder":
         """What takes the run's lines of metrics, in the process that looks on."""
         build = partial(self.spec.task.build, self.spec.seed)
-        return Recorder(directory, self.watcher, build, self.loggers)
+        best = self.training.save_best
+        return Recorder(directory, self.watcher, build, self.loggers, best=best)
 
 
 class Recorder:
@@ -88,6 +113,7 @@ class Recorder:
         watcher: Is told of every line.
         build: Builds the run's model, whose frozen parts are in no checkpoint.
         loggers: Are told of every line.
+        best: Leave the weights of the best evaluation too.
     """
 
     def __init__(
@@ -96,6 +122,8 @@ class Recorder:
         watcher: Watcher,
         build: Callable[[], nn.Module],
         loggers: Loggers | None = None,
+        *,
+        best: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
@@ -103,6 +131,7 @@ class Recorder:
         self._watcher = watcher
         self._build = build
         self._loggers = loggers or Loggers()
+        self._best = best
         self._loggers.start(directory)
         self._stopped_by: Any = None
 
@@ -117,18 +146,25 @@ class Recorder:
         """Say that a phase of the start has ended."""
         self._watcher.phase(name)
 
-    def finish(self, nonfinite: Mapping[int, int], weights: Path | None) -> None:
-        """Leave the list of losses that were not finite, and the trained weights."""
+    def finish(self, nonfinite: Mapping[int, int], weights: Checkpoints | None) -> None:
+        """Leave the list of losses that were not finite, and the newest weights."""
         self._writer.close()
         if nonfinite:
             listed = {str(sample): count for sample, count in nonfinite.items()}
             (self._directory / NONFINITE).write_text(json.dumps(listed, indent=0))
         if weights is not None:
-            export(self._build, weights, self._directory / MODEL)
+            self._leave(weights, weights.newest(), MODEL)
+            if self._best:
+                self._leave(weights, weights.best(), BEST)
         self._loggers.finish(_status(weights, self._stopped_by))
 
+    def _leave(self, weights: Checkpoints, entry: Entry | None, name: str) -> None:
+        if entry is not None:
+            with weights.local(entry) as folder:
+                export(self._build, folder, self._directory / name)
 
-def _status(weights: Path | None, stopped_by: Any) -> str:
+
+def _status(weights: Checkpoints | None, stopped_by: Any) -> str:
     """How a run ended: with weights, asked to stop or not, or with the error being handled."""
     if stopped_by == INTERRUPTED or isinstance(sys.exc_info()[1], KeyboardInterrupt):
         return INTERRUPTED

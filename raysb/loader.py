@@ -31,9 +31,10 @@ from raysb.schema import (
     Floats,
     Ids,
     concatenate,
+    num_rows,
     take,
 )
-from raysb.scoring.ledger import Cursor
+from raysb.scoring.cursor import Cursor, Waiting
 from raysb.scoring.settings import Scoring
 from raysb.selection import Adjustments, Selector
 from raysb.selection.batcher import Batcher
@@ -308,15 +309,8 @@ def _reread(spec: StreamSpec, plan: PoolPlan, known: Batch) -> list[Batch]:
     """Blocks of the rows that waited, read again, with what was known of them."""
     blocks = []
     for pool in np.unique(known[POOL]).tolist() if known else ():
-        batch = spec.read(plan, pool)
         mine = take(known, known[POOL] == pool)
-        place = {sample: row for row, sample in enumerate(batch[ID].tolist())}
-        if missing := [sample for sample in mine[ID].tolist() if sample not in place]:
-            raise ValueError(
-                f"SelectiveLoader.load_state_dict: pool {pool} has no row with the id "
-                f"{missing[0]} any more; the rows are not those of the state. Nothing was loaded"
-            )
-        blocks.append(take(batch, np.array([place[i] for i in mine[ID].tolist()])) | mine)
+        blocks.append(spec.reading.read_waiting(plan, pool, Waiting(num_rows(mine), mine), None))
     return blocks
 
 

@@ -8,7 +8,6 @@ for, one process trains the W workers' rows as one batch.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,22 +19,24 @@ from raysb.errors import StreamOrderError
 from raysb.history.table import LossTable
 from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stoppable
 from raysb.job import TrainingJob
-from raysb.optim.registry import build_optimizer
 from raysb.report.directory import RunDirectory
 from raysb.schema import ID, Batch, Floats, Ids, PoolScores, num_rows
-from raysb.scoring.ledger import Cursor, Grant, Refusal
+from raysb.scoring.cursor import Cursor
+from raysb.scoring.ledger import Grant, Refusal
 from raysb.scoring.limits import limits_for
 from raysb.seeding import key
 from raysb.selection.preselection import Outlook
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
-from raysb.training.checkpoint import save_atomically
 from raysb.training.evaluation import evaluate
+from raysb.training.generators import rng_state, seed, set_rng_state
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
+from raysb.training.parallel import devices_of
 from raysb.training.reading import unscored_record
 from raysb.training.schedule import Budget
 from raysb.training.spec import StreamSpec
+from raysb.training.strategies import check_engine
 
 
 class LocalStream(BatchStream):
@@ -87,7 +88,10 @@ class LocalStream(BatchStream):
     def _blocks(self) -> Iterator[Batch]:
         plan = self._plan()
         for pool in range(self.cursor.low, plan.num_pools):
-            if pool not in self.cursor.done:
+            if pool in self.cursor.waiting:
+                waiting, outlook = self.cursor.waiting[pool], self._outlook(plan.epoch_of(pool))
+                yield self._reading.read_waiting(plan, pool, waiting, outlook)
+            elif pool not in self.cursor.done:
                 yield self.rows_of(plan, pool)
 
     def rows_of(self, plan: PoolPlan, pool: int) -> Batch:
@@ -124,6 +128,7 @@ class LocalStream(BatchStream):
             epoch=epoch,
             pool_rows=pool_rows,
             num_scored=grant.num_scored,
+            fallen_back=grant.fallen_back,
             times_selected=self._scoring.times_selected(self.history, batch, epoch),
         )
         self._record(scored.scores)
@@ -147,7 +152,7 @@ class LocalStream(BatchStream):
 
     def _publish(self, model: nn.Module) -> None:
         consumed = self.num_backpropped - self._consumed_before
-        self.ledger.stepped(self._generation, self.num_steps, consumed)
+        self.ledger.stepped(self._generation, self.num_steps, consumed, oldest=self.oldest)
 
     def _close(self) -> None:
         self.ledger.close(self._generation)
@@ -158,12 +163,10 @@ class LocalStream(BatchStream):
 
     def state_dict(self) -> dict[str, Any]:
         """Cursor, counters, sums and history."""
-        cursor = self.ledger.cursor(self.consumed)
-        self.ledger.forget(cursor.low)
+        self.ledger.forget(self.oldest)
         return {
-            "cursor": [cursor.low, list(cursor.done)],
-            "num_steps": self.num_steps,
-            "num_backpropped": self.num_backpropped,
+            "cursor": self.ledger.cursor(self.all_trained()).state_dict(),
+            "counters": self.counters(),
             "ledger": self.ledger.state_dict(),
             "outlooks": self.outlook_states(),
             "history": self.history.state_dict(),
@@ -185,10 +188,8 @@ class LocalStream(BatchStream):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        low, done = state["cursor"]
-        self.cursor = Cursor(low, tuple(done))
-        self.num_steps = state["num_steps"]
-        self.num_backpropped = state["num_backpropped"]
+        self.cursor = Cursor.from_state(state["cursor"])
+        self.load_counters(state["counters"])
         self.ledger.load_state_dict(state["ledger"])
         self.history.load_state_dict(state["history"])
         self.load_outlooks(state["outlooks"])
@@ -213,32 +214,32 @@ def fit_locally(job: TrainingJob) -> LocalResult:
         Interrupted: Ctrl-C or SIGTERM asked it to stop; everything is written.
     """
     training = job.training
+    check_engine(training, "local")
     device = device_here(training.use_gpu)
     directory = job.directory or RunDirectory.claim(None, model="local").create().path
     if training.num_threads:
         torch.set_num_threads(training.num_threads)
-    model = job.spec.task.build(job.spec.seed).to(device)
-    torch.manual_seed(key(job.spec.seed, "training", 0))  # of dropout, as on Ray
-    stream = LocalStream(job.spec, device=device, on_step=job.audit(directory))
-    optimizer = build_optimizer(model, training, job.optimizer)
-    learner = Learner(job.spec.task, model, optimizer, training.clip_norm)
+    model = job.spec.task.build(job.spec.seed)
+    seed(key(job.spec.seed, "training", 0))  # of dropout, as on Ray
+    audit = job.audit(directory)
+    stream = LocalStream(job.spec, device=device, on_step=audit)
+    learner = Learner.build(job.spec.task, model, training, devices_of(device), job.optimizer)
     recorder = job.recorder(directory)
-    saved: list[Path] = []
+    checkpoints = job.checkpoints(directory)
 
-    def save(metrics: Mapping[str, Any]) -> None:
-        folder = RunDirectory(directory).checkpoint(stream.num_steps)
+    def save(metrics: Mapping[str, Any], score: float | None) -> None:
         state = stream.state_dict()
-        save_atomically(
-            folder,
+        checkpoints.save(
+            stream.num_steps,
+            score=score,
             model=model,
-            learner=learner.state_dict(),
+            learner={**learner.state_dict(), "rngs": [rng_state()]},
             history=state.pop("history"),
-            stream=state,
+            stream={**state, "loop": loop.state_dict()},
         )
-        saved.append(folder)
 
     def record(line: dict[str, Any]) -> None:
-        if line["kind"] == "start":
+        if line["kind"] in ("start", "resume"):
             job.watcher.phase("first batch")
         recorder(with_scores(line, stream.progress()))
 
@@ -247,7 +248,7 @@ def fit_locally(job: TrainingJob) -> LocalResult:
         hooks.evaluate = partial(
             evaluate,
             job.spec.task,
-            model,
+            learner.judged(),
             job.held_out,
             stream.exchange,
             batch_size=job.evaluation.batch_size,
@@ -261,13 +262,21 @@ def fit_locally(job: TrainingJob) -> LocalResult:
         Budget(training=training, rows_per_epoch=job.spec.source.num_rows),
         hooks,
     )
+    if (newest := checkpoints.newest()) is not None:
+        restored = checkpoints.load(newest, model)
+        learner.load_state_dict(restored["learner"])
+        set_rng_state(restored["learner"]["rngs"][0])
+        stream.load_state_dict({**restored["stream"], "history": restored["history"]})
+        loop.load_state_dict(restored["stream"]["loop"])
+        if audit is not None:
+            audit.forget_after(stream.num_steps)
     try:
         with stoppable(partial(job.watcher.phase, STOPPING)) as hooks.stop:
             metrics = loop.run()
     except BaseException:
         recorder.finish(stream.ledger.nonfinite, None)  # an error may name the list
         raise
-    recorder.finish(stream.ledger.nonfinite, saved[-1])
+    recorder.finish(stream.ledger.nonfinite, checkpoints)
     if metrics["stopped_by"] == INTERRUPTED:
         raise Interrupted(metrics)
     return LocalResult(metrics, str(directory))

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 
 from raysb.config import Config, flat
+from raysb.errors import RunDirectoryError
 from raysb.job import Silent, TrainingJob, Watcher
 from raysb.losses import build_loss
 from raysb.models import build_from
 from raysb.report.directory import RunDirectory
 from raysb.report.loggers import Loggers, make_loggers
+from raysb.resume import Resumed, check_resumable
 from raysb.source.open import Sources, open_sources
 from raysb.training.check import check_first_rows
 from raysb.training.spec import StreamSpec
@@ -24,11 +26,18 @@ class Prepared:
     directory: RunDirectory  # claimed, not created
 
 
-def prepare(config: Config, *, watcher: Watcher | None = None, verbose: bool = False) -> Prepared:
+def prepare(
+    config: Config,
+    *,
+    resumed: Resumed | None = None,
+    watcher: Watcher | None = None,
+    verbose: bool = False,
+) -> Prepared:
     """Open the rows, try every part once, and choose the run directory.
 
     Args:
-        config: As given.
+        config: As given; ignored where a run is resumed.
+        resumed: A run that goes on from its newest checkpoint.
         watcher: Shows the run; by default nobody.
         verbose: Leave Ray's own output on.
 
@@ -36,10 +45,21 @@ def prepare(config: Config, *, watcher: Watcher | None = None, verbose: bool = F
         RaysbError: The data, the model or the run directory do not allow the run.
         ValueError: A setting cannot be used.
     """
-    directory = RunDirectory.claim(config.run.dir, model=config.model.name.split(":")[-1])
+    if resumed is not None:
+        config, directory = resumed.config, resumed.directory
+    else:
+        directory = RunDirectory.claim(config.run.dir, model=config.model.name.split(":")[-1])
     sources = open_data(config)
     config = resolve(config, sources)
-    return Prepared(config, build_job(config, sources, watcher or Silent(), verbose), directory)
+    job = build_job(config, sources, watcher or Silent(), verbose)
+    if resumed is not None:
+        check_resumable(replace(job, directory=directory.path), config.engine)
+    elif job.checkpoints(directory.path).entries():
+        raise RunDirectoryError(
+            f"run.checkpoints={config.run.checkpoints} already holds checkpoints, which this run "
+            "would go on from: name another folder, or continue theirs with --resume"
+        )
+    return Prepared(config, job, directory)
 
 
 def open_data(config: Config) -> Sources:
@@ -103,4 +123,5 @@ def build_job(config: Config, sources: Sources, watcher: Watcher, verbose: bool)
         watcher=watcher,
         verbose=verbose,
         loggers=Loggers(make_loggers(config.run.loggers), flat(config)),
+        checkpoint_folder=config.run.checkpoints,
     )

@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
@@ -15,10 +16,15 @@ from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stop_name, stopp
 from raysb.job import Recorder, TrainingJob
 from raysb.needs import uses_gpu
 from raysb.packing import TRAIN_WORKERS, Processes
+from raysb.placement import amounts
 from raysb.report.directory import RunDirectory
 from raysb.source.dataset import share
+from raysb.stacks import STACKS
 from raysb.stream import start_stream, stream_processes
+from raysb.training.checkpoints import Checkpoints
+from raysb.training.spec import StreamSpec
 from raysb.training.worker import Job, train_loop_per_worker
+from raysb.watchdog import watched
 
 POLL_S = 0.25  # between two looks of the driver at a run
 ABORT_LIMIT_S = 5.0  # for the end of the workers when a run is to end at once
@@ -27,8 +33,12 @@ ABORT_LIMIT_S = 5.0  # for the end of the workers when a run is to end at once
 def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = None) -> Any:
     """Train on the cluster at hand, or on one of our own; returns `ray.train.Result`.
 
+    What dies of scorers, readers, shards and workers is started again by Ray. When a part dies on
+    which all others hang - ledger, board, train controller - everything is started again from the
+    newest checkpoint, up to `train.max_failures` times.
+
     Raises:
-        ResourceError: There are fewer CPUs or GPUs than asked for.
+        ResourceError: There are fewer CPUs or GPUs than asked for, or parts died too often.
         RaysbError: The data or the model do not allow the run.
         Interrupted: Ctrl-C or SIGTERM asked it to stop; everything is written.
     """
@@ -36,37 +46,124 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
         scaling = check_job(job, scaling_config)
         run_config = run_config or _run_config(job)
         directory = Path(run_config.storage_path) / run_config.name
-        stream = start_stream(job.spec, job.history)
+        if (risk := old_scores_stall(job.spec)) is not None:
+            job.watcher.note(risk)
+        supervisor = Supervisor(job, scaling, run_config, directory)
+        result = supervisor.run()
+        if result.metrics.get("stopped_by") == INTERRUPTED:
+            raise Interrupted(result.metrics)
+        return result
+
+
+def old_scores_stall(spec: StreamSpec) -> str | None:
+    """What to say of a selector that prefers the hardest rows by scores of any age."""
+    selector, bound = spec.selector, spec.scoring.max_staleness_steps
+    if not spec.scored or bound not in ("auto", None):
+        return None
+    if getattr(selector, "beta", 1.0) <= 1 or getattr(selector, "warmup_epochs", 1):
+        return None
+    return (
+        "note: at the start of a run, scores that are a few steps old can stall a selector with "
+        "selector.beta above 1 (the classes take turns at being hardest). Set "
+        "selector.warmup_epochs=1 or scoring.max_staleness_steps=8; measured by "
+        "pipelines/benchmarks/delayed_scores.py"
+    )
+
+
+class Supervisor:
+    """Starts a run's actors and its trainer, and starts them again when one of them is lost.
+
+    Args:
+        job: What to train.
+        scaling: Ray's settings of the workers.
+        run_config: Ray's settings of the run.
+        directory: Of the run.
+    """
+
+    def __init__(self, job: TrainingJob, scaling: Any, run_config: Any, directory: Path) -> None:
+        self._job = job
+        self._scaling = scaling
+        self._run_config = run_config
+        self._directory = directory
+        self._checkpoints = job.checkpoints(directory)
+        self._recorder = job.recorder(directory)
+        self._stream: Any = None
+        self._stopping = False
+        self._nonfinite: dict[int, int] = {}
+
+    def run(self) -> Any:
+        """Train to the end; returns Ray's result."""
+        weights: Checkpoints | None = None
+        try:
+            with stoppable(self._ask_to_stop):
+                result = self._persist()
+            weights = self._checkpoints
+        finally:
+            self._recorder.finish(self._nonfinite, weights)
+        return result
+
+    def _persist(self) -> Any:
+        failures, most = 0, self._job.training.max_failures
+        while True:
+            try:
+                return self._attempt()
+            except LostError as lost:
+                failures += 1
+                if 0 <= most < failures:
+                    raise ResourceError(
+                        f"{lost}, and train.max_failures={most} restarts were made. What it had "
+                        f"reached is kept: raysb train --resume {self._directory}"
+                    ) from lost
+                self._job.watcher.note(f"{lost}: all is started again from the last checkpoint")
+
+    def _attempt(self) -> Any:
+        """One life of the run's own actors and of the trainer."""
+        job = self._job
+        stream = start_stream(
+            job.spec,
+            job.history,
+            self._checkpoints.newest_history,
+            str(self._directory.absolute() / STACKS),
+        )
+        self._stream = stream
+        if self._stopping:
+            self._ask_to_stop()
         work = Job(
             stream=stream,
             training=job.training,
             evaluation=job.evaluation,
+            checkpoints=self._checkpoints,
             optimizer=job.optimizer,
             held_out=None if job.held_out is None else share(job.held_out),
-            on_step=job.audit(directory),
+            on_step=job.audit(self._directory),
         )
         trainer = Trainer(
             train_loop_per_worker,
             train_loop_config={"job": work},
-            scaling_config=scaling,
-            run_config=run_config,
+            scaling_config=self._scaling,
+            run_config=self._run_config,
         )
-        recorder = job.recorder(directory)
-
-        def ask_to_stop() -> None:
-            stream.board.put(stop_name(stream.name), 1, True)
-            job.watcher.phase(STOPPING)
-
-        weights: Path | None = None
-        try:
-            with watching(stream, work.log, recorder), stoppable(ask_to_stop):
-                result = _fit(trainer, stream.ledger)
-            weights = Path(result.checkpoint.path)
-        finally:
-            recorder.finish(stream.ledger.nonfinite(), weights)
-        if result.metrics.get("stopped_by") == INTERRUPTED:
-            raise Interrupted(result.metrics)
+        with watching(stream, work.log, self._recorder), self._watched(stream):
+            result = _fit(trainer, stream)
+            self._nonfinite = stream.ledger.nonfinite()
         return result
+
+    def _watched(self, stream: Any) -> AbstractContextManager[None]:
+        job = self._job
+        return watched(
+            stream.ledger.progress,
+            limit_s=job.training.stall_after_s,
+            tell=job.watcher.note,
+            stacks=self._directory / STACKS,
+            stop=self._ask_to_stop if job.training.on_stall == "stop" else None,
+        )
+
+    def _ask_to_stop(self) -> None:
+        first, self._stopping = not self._stopping, True
+        if self._stream is not None:
+            self._stream.board.put(stop_name(self._stream.name), 1, True)
+        if first:
+            self._job.watcher.phase(STOPPING)
 
 
 def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
@@ -81,7 +178,11 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
     scaling = scaling_config or ray.train.ScalingConfig(
         num_workers=job.training.num_workers,
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": job.training.num_cpus, **gpus},
+        resources_per_worker={
+            "CPU": job.training.num_cpus,
+            **gpus,
+            **amounts(job.training.resources),
+        },
     )
     check_placement(
         {**_train_processes(scaling), **stream_processes(job.spec)}, nodes=cluster_nodes()
@@ -100,7 +201,11 @@ def _run_config(job: TrainingJob) -> Any:
     )
 
 
-def _fit(trainer: Any, ledger: Any) -> Any:
+class LostError(Exception):
+    """A part is gone without which none of the others can work."""
+
+
+def _fit(trainer: Any, stream: Any) -> Any:
     """Run the trainer; the error that a user sees is the first one, not its echo in Ray Train."""
     try:
         result = trainer.fit()
@@ -108,14 +213,27 @@ def _fit(trainer: Any, ledger: Any) -> Any:
         trainer.abort()
         raise
     except Exception as error:
-        failure = ledger.progress()["failure"]
-        if failure is None:
-            raise
-        raise _error(failure) from error
-    failure = ledger.progress()["failure"]
-    if failure is not None:
+        if (failure := _failure(stream)) is not None:
+            raise _error(failure) from error
+        if isinstance(error, ray.exceptions.RayActorError):
+            raise LostError("the train controller has died") from error
+        raise
+    if (failure := _failure(stream)) is not None:
         raise _error(failure)
     return result
+
+
+def _failure(stream: Any) -> str | None:
+    """What ended the run, if its own code or data did.
+
+    Raises:
+        LostError: Nobody knows, since who would is gone.
+    """
+    lost = stream.lost()
+    if lost is not None:
+        raise LostError(f"{lost} has died")
+    failure: str | None = stream.ledger.progress()["failure"]
+    return failure
 
 
 def _error(failure: str) -> RaysbError:
@@ -155,7 +273,9 @@ def _train_processes(scaling: Any) -> dict[str, Processes]:
     count = scaling.num_workers
     if not isinstance(count, int):
         raise ResourceError(f"train.num_workers={count!r}: one number of workers is needed")
-    return {TRAIN_WORKERS: Processes(count, per_worker.get("CPU", 0.0), per_worker.get("GPU", 0.0))}
+    cpus, gpus = per_worker.get("CPU", 0.0), per_worker.get("GPU", 0.0)
+    custom = {name: each for name, each in per_worker.items() if name not in ("CPU", "GPU")}
+    return {TRAIN_WORKERS: Processes(count, cpus, gpus, custom)}
 
 
 @contextmanager
@@ -164,11 +284,15 @@ def watching(stream: Any, log: str, recorder: Recorder) -> Iterator[None]:
     over = threading.Event()
 
     def bring() -> None:
-        for line in stream.board.drain(log):
+        try:
+            lines = stream.board.drain(log)
+        except ray.exceptions.RayActorError:
+            return  # it is told elsewhere
+        for line in lines:
             if line["kind"] == "phase":
                 recorder.phase(line["name"])
                 continue
-            if line["kind"] == "start":
+            if line["kind"] in ("start", "resume"):
                 recorder.phase("first batch")
             recorder(line)
 

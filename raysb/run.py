@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from raysb.cluster import connected, prepare_environment
@@ -14,12 +15,20 @@ from raysb.interrupt import Interrupted, terminable
 from raysb.job import TrainingJob
 from raysb.prepare import prepare
 from raysb.report.screen import Screen
+from raysb.resume import Resumed
 
 
-def train(config: Config, *, verbose: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, *, resumed: Resumed | None = None, verbose: bool = False
+) -> dict[str, Any]:
     """Train as configured; returns the last metrics.
 
     Everything that can be known before the start is checked first, with nothing written.
+
+    Args:
+        config: Of a new run; ignored where one is resumed.
+        resumed: A run that goes on from its newest checkpoint.
+        verbose: Leave Ray's own output on.
 
     Raises:
         RaysbError: The data, the model, the resources or the run directory do not allow the run.
@@ -30,18 +39,29 @@ def train(config: Config, *, verbose: bool = False) -> dict[str, Any]:
     prepare_environment(verbose)
     with warnings.catch_warnings(), terminable(), Screen(config.train, began) as screen:
         warnings.showwarning = _plain_warning
-        return _train(config, screen, verbose)
+        return _train(config, resumed, screen, verbose)
 
 
-def _train(config: Config, screen: Screen, verbose: bool) -> dict[str, Any]:
-    ready = prepare(config, watcher=screen, verbose=verbose)
+def _train(
+    config: Config, resumed: Resumed | None, screen: Screen, verbose: bool
+) -> dict[str, Any]:
+    ready = prepare(config, resumed=resumed, watcher=screen, verbose=verbose)
     screen.phase("checks")
-    with engine(config, ready.job, screen) as fit:
+    with engine(ready.config, ready.job, screen) as fit:
         # created only now that nothing is known to stand in the way
-        created = ready.directory.create()
-        created.config.write_text(to_toml(ready.config))
-        with screen.logging_to(created.log):
+        created = ready.directory if resumed else ready.directory.create()
+        with created.locked(), screen.logging_to(created.log):
+            for line in () if resumed is None else resumed.differences():
+                screen.note(f"resumed with {line}")
+            _write(created.config, to_toml(ready.config))
             return _fit(fit, replace(ready.job, directory=created.path), screen)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file: it is the old one or the new one, whatever happens."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _fit(fit: Callable[..., Any], job: TrainingJob, screen: Screen) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from torch import nn
 from raysb.board import Board
 from raysb.cluster import check_placement, cluster_nodes
 from raysb.history.settings import History
-from raysb.history.shards import LossHistory
+from raysb.history.shards import LossHistory, Snapshot
 from raysb.losses import CrossEntropy
 from raysb.packing import Processes
+from raysb.placement import READER_SHARE, amounts
 from raysb.schema import Batch
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
@@ -149,12 +150,24 @@ class StreamDataConfig(ray.train.DataConfig):
         return [{**shard, **streams} for shard in shards]
 
 
-def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
-    """Start ledger, board and history of a stream."""
+def start_stream(
+    spec: StreamSpec,
+    history: History,
+    snapshot: Snapshot | None = None,
+    stacks: str | None = None,
+) -> StreamHandle:
+    """Start ledger, board and history of a stream.
+
+    Args:
+        spec: What it is made of.
+        history: Its shards.
+        snapshot: See `LossHistory.start`.
+        stacks: See `StreamHandle`.
+    """
     shared = replace(spec, source=share(spec.source))
     table = None
     if spec.has_history:
-        table = LossHistory.start(history.num_shards, spec.source.num_rows)
+        table = LossHistory.start(history.num_shards, spec.source.num_rows, snapshot)
     return StreamHandle(
         spec=[ray.put(shared)],
         reading=[ray.put(shared.reading)],
@@ -162,6 +175,7 @@ def start_stream(spec: StreamSpec, history: History) -> StreamHandle:
         ledger=LedgerClient.start(spec.ledger()),
         board=Board.start(),
         history=table,
+        stacks=stacks,
     )
 
 
@@ -171,10 +185,12 @@ def stream_processes(spec: StreamSpec) -> dict[str, Processes]:
     planning = 2 if spec.has_history and scoring.max_staleness_steps == 0 else 1
     processes = {
         "planning (Ray Data's own tasks)": Processes(planning, 1.0),
-        "data.num_readers": Processes(spec.num_readers, READER_CPUS),
+        "data.num_readers": Processes(
+            spec.num_readers, READER_CPUS, resources=amounts(scoring.resources, READER_SHARE)
+        ),
     }
     if spec.scored:
         processes["scoring.num_actors x scoring.num_cpus"] = Processes(
-            scoring.num_actors, scoring.num_cpus, scoring.num_gpus
+            scoring.num_actors, scoring.num_cpus, scoring.num_gpus, amounts(scoring.resources)
         )
     return processes

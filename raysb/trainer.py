@@ -17,6 +17,7 @@ from raysb.job import Silent, TrainingJob, Watcher
 from raysb.local import fit_locally
 from raysb.losses import CrossEntropy
 from raysb.report.directory import RunDirectory
+from raysb.resume import check_resumable
 from raysb.schema import Batch
 from raysb.scoring.settings import Scoring
 from raysb.selection import Adjustments, Selector
@@ -52,6 +53,8 @@ class SelectiveTrainer:
             scorers'.
         scaling_config: Ray's; default: `training.num_workers` workers, a GPU each where there are.
         run_config: Ray's; `storage_path` and `name` give the run directory.
+        resume: Go on from the newest checkpoint of that run directory, which must hold one; with
+            the same rows, seed and pool size.
         engine: `"ray"`, or `"local"` for one process without Ray.
         seed: Of order, augmentation, draws and initial weights.
         watcher: Is told of phases and metrics.
@@ -79,6 +82,7 @@ class SelectiveTrainer:
         step: Callable[..., Any] | None = None,
         scaling_config: Any = None,
         run_config: Any = None,
+        resume: bool = False,
         engine: str = "ray",
         seed: int = 0,
         watcher: Watcher | None = None,
@@ -129,10 +133,12 @@ class SelectiveTrainer:
             history=history or History(),
             held_out=sources.eval,
             optimizer=optimizer,
-            directory=_directory(run_config),
+            directory=_directory(run_config, resume=resume),
             watcher=watcher or Silent(),
             verbose=verbose,
         )
+        if resume:
+            check_resumable(self.job, engine)
 
     def fit(self) -> Any:
         """Train; returns `ray.train.Result`, or `LocalResult` for the local engine.
@@ -150,8 +156,14 @@ class SelectiveTrainer:
         return fit_on_ray(self.job, self._scaling_config, self._run_config)
 
 
-def _directory(run_config: Any) -> Path | None:
+def _directory(run_config: Any, *, resume: bool) -> Path | None:
     """Where Ray would put the run, if it was told."""
+    named = run_config is not None and run_config.storage_path and run_config.name
+    if resume and not named:
+        raise ValueError(
+            "SelectiveTrainer(resume=True): which run? Give run_config=ray.train.RunConfig("
+            "storage_path=..., name=...) of the run that is to go on"
+        )
     if run_config is None or run_config.storage_path is None or run_config.name is None:
         return None
     if "://" in str(run_config.storage_path):
@@ -160,5 +172,6 @@ def _directory(run_config: Any) -> Path | None:
             "folder; copy the run elsewhere afterwards"
         )
     directory = Path(str(run_config.storage_path)) / str(run_config.name)
-    RunDirectory(directory).check()
+    if not resume:
+        RunDirectory(directory).check()
     return directory

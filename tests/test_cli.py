@@ -28,7 +28,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
 
 
 def fail_with(error: BaseException) -> Run:
-    def train(config: Config, verbose: bool) -> None:
+    def train(config: Config, verbose: bool, resumed: object) -> None:
         raise error
 
     return train
@@ -36,7 +36,7 @@ def fail_with(error: BaseException) -> Run:
 
 def test_train_passes_the_configuration_on(running: Any, tmp_path: Path) -> None:
     seen = []
-    running(lambda config, verbose: seen.append((config, verbose)))
+    running(lambda config, verbose, resumed: seen.append((config, verbose)))
     file = tmp_path / "a.toml"
     file.write_text("[train]\nlr = 0.5\nepochs = 4\n")
     code = cli.main(["train", "--train.lr", "0.25", "--config", str(file), "engine=local"])
@@ -48,7 +48,7 @@ def test_train_passes_the_configuration_on(running: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("word", ["-v", "--verbose"])
 def test_verbose_is_passed_on(running: Any, word: str) -> None:
     seen = []
-    running(lambda config, verbose: seen.append(verbose))
+    running(lambda config, verbose, resumed: seen.append(verbose))
     assert cli.main(["train", word, "--run.seed=1"]) == 0
     assert seen == [True]
 

@@ -5,8 +5,18 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "raysb"
 ORDER = [
-    {"errors", "imports", "interrupt", "metrics", "schema", "seeding"},
-    {"board", "collate", "losses", "nn", "optim", "task", "weights"},
+    {
+        "errors",
+        "imports",
+        "interrupt",
+        "metrics",
+        "placement",
+        "printable",
+        "schema",
+        "seeding",
+        "stacks",
+    },
+    {"board", "collate", "losses", "nn", "optim", "prune", "task", "weights"},
     {"source"},
     {"scoring"},
     {"history"},
@@ -16,17 +26,31 @@ ORDER = [
     {
         *("values", "settings_io", "config", "cluster", "packing", "needs", "device", "models"),
         *("job", "prepare", "ray_engine", "local", "stream", "loader", "trainer", "run", "scan"),
-        *("evaluate", "dry_run", "equality", "layout", "doctor", "ask", "inspect_history"),
+        *(
+            "evaluate",
+            "embedding",
+            "resume",
+            "watchdog",
+            "dry_run",
+            "equality",
+            "layout",
+            "doctor",
+            "ask",
+            "inspect_history",
+            "prune_run",
+            "pruning",
+            "export_run",
+        ),
         "planning",
         *("commands", "cli", "__main__"),
     },
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 IMPORTS_RAY = {
-    *("board", "weights", "source.dataset", "scoring.scorer"),
+    *("board", "placement", "weights", "source.dataset", "scoring.scorer"),
     *("scoring.ledger_actor", "history.shards"),
     *("training.stages", "training.stream", "training.latency", "training.worker"),
-    *("scan.ray", "cluster", "ray_engine", "stream", "trainer", "run"),
+    *("scan.ray", "cluster", "doctor.cluster_file", "ray_engine", "stream", "trainer", "run"),
 }
 
 

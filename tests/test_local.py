@@ -24,7 +24,7 @@ from raysb.history.settings import History
 from raysb.job import Silent, TrainingJob
 from raysb.local import LocalStream, fit_locally
 from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHTS_STEP
-from raysb.scoring.ledger import Cursor
+from raysb.scoring.cursor import Cursor
 from raysb.scoring.settings import Scoring
 from raysb.seeding import Draws
 from raysb.selection import SelectiveBackprop, Uniform

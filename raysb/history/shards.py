@@ -6,9 +6,9 @@ ids than one process holds.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil, sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,33 +17,73 @@ import ray
 from raysb.history.records import LossRecords
 from raysb.history.routing import join_exports, join_records, join_states, split, split_state
 from raysb.history.table import LossTable
+from raysb.placement import beside_driver
 from raysb.schema import Floats, Ids, PoolScores
 
+Snapshot: TypeAlias = Callable[[], Mapping[str, Any] | None]
+
 _MAX_IN_FLIGHT = 16  # calls without an answer, per shard
+
+
+class HistoryShard(LossTable):
+    """The actor of one shard: a table that takes records of the present generation only.
+
+    Args:
+        capacity: See `LossTable`.
+        place: Its number, and the number of shards.
+        snapshot: See `LossHistory.start`.
+    """
+
+    def __init__(self, capacity: int, place: tuple[int, int], snapshot: Snapshot | None) -> None:
+        super().__init__(capacity)
+        self._generation = 0
+        context: Any = ray.get_runtime_context()
+        known = snapshot() if snapshot and context.was_current_actor_reconstructed else None
+        if known is not None:
+            self.load_state_dict(split_state(known, place[1])[place[0]])
+
+    def write(self, generation: int, method: str, *args: Any, **kwargs: Any) -> None:
+        """Call one of the table's `record` methods."""
+        if generation >= self._generation:
+            getattr(self, method)(*args, **kwargs)
+
+    def restore(self, generation: int, state: Mapping[str, Any]) -> None:
+        """Replace everything by a saved state; what earlier generations write is refused then."""
+        self._generation = generation
+        self.load_state_dict(state)
 
 
 class LossHistory:
     """Handle of all shards; passes between processes. `start` makes the first one.
 
-    A shard that dies is started again, empty: what it knew is what a later `load_state_dict` or
-    the next epoch's records bring. Calls that it had not finished are made again, which changes
-    nothing since records are idempotent.
+    A single shard lies on the driver's machine; several lie wherever Ray puts them.
+
+    A shard that dies is started again with what the last checkpoint knew of its ids; what it has
+    learned since, the next epoch's records bring. Calls that it had not finished are made again,
+    which changes nothing since records are idempotent.
 
     Args:
         shards: Handles of the actors, in order.
+        generation: Of the worker group that this handle writes for. What an earlier one writes
+            after `load_state_dict` of a later one is of a past that was undone, and refused.
     """
 
-    def __init__(self, shards: list[Any]) -> None:
+    def __init__(self, shards: list[Any], generation: int = 0) -> None:
         self._shards = shards
+        self._generation = generation
         self._in_flight: deque[Any] = deque()
 
     @classmethod
-    def start(cls, num_shards: int = 1, capacity: int = 0) -> "LossHistory":
+    def start(
+        cls, num_shards: int = 1, capacity: int = 0, snapshot: Snapshot | None = None
+    ) -> "LossHistory":
         """Start the actors.
 
         Args:
             num_shards: At least 1.
             capacity: Ids expected in all, to reserve room for; 0 if unknown.
+            snapshot: Called by a shard that was started again, for the newest saved state of the
+                whole history or `None`; by default it is empty then.
 
         Raises:
             ValueError: `num_shards` is below 1, or `capacity` is negative.
@@ -55,12 +95,19 @@ class LossHistory:
             )
         share = capacity / num_shards
         spread = 4 * sqrt(share) if num_shards > 1 else 0  # of a hash, four standard deviations
-        actor: Any = ray.remote(LossTable)
-        actor = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        return cls([actor.remote(ceil(share + spread)) for _ in range(num_shards)])
+        actor: Any = ray.remote(HistoryShard)
+        where = {"scheduling_strategy": beside_driver()} if num_shards == 1 else {}
+        actor = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **where)
+        room = ceil(share + spread)
+        return cls([actor.remote(room, (i, num_shards), snapshot) for i in range(num_shards)])
 
-    def __reduce__(self) -> tuple[type["LossHistory"], tuple[list[Any]]]:
-        return LossHistory, (self._shards,)  # calls under way stay with the process that made them
+    def __reduce__(self) -> tuple[type["LossHistory"], tuple[list[Any], int]]:
+        # calls under way stay with the process that made them
+        return LossHistory, (self._shards, self._generation)
+
+    def of(self, generation: int) -> "LossHistory":
+        """A handle that writes for a generation of the worker group."""
+        return LossHistory(self._shards, generation)
 
     @property
     def num_shards(self) -> int:
@@ -75,7 +122,9 @@ class LossHistory:
         for shard, rows in self._split(scores.ids):
             correct = None if scores.correct is None else scores.correct[rows]
             self._send(
-                shard.record.remote(
+                shard.write.remote(
+                    self._generation,
+                    "record",
                     scores.ids[rows],
                     scores.losses[rows],
                     correct=correct,
@@ -88,12 +137,14 @@ class LossHistory:
     def record_backward(self, ids: Ids, losses: Floats, weights_step: int) -> None:
         """Enter losses of a training step without waiting; see `LossTable.record_backward`."""
         for shard, rows in self._split(ids):
-            self._send(shard.record_backward.remote(ids[rows], losses[rows], weights_step))
+            told = (ids[rows], losses[rows], weights_step)
+            self._send(shard.write.remote(self._generation, "record_backward", *told))
 
     def record_selected(self, ids: Ids, epoch: int) -> None:
         """Count ids selected unscored, without waiting; see `LossTable.record_selected`."""
         for shard, rows in self._split(ids):
-            self._send(shard.record_selected.remote(ids[rows], epoch))
+            told = (ids[rows], epoch)
+            self._send(shard.write.remote(self._generation, "record_selected", *told))
 
     def flush(self) -> None:
         """Wait until every record of this handle is entered."""
@@ -125,7 +176,7 @@ class LossHistory:
         """Replace everything by a saved state, of any number of shards or of a `LossTable`."""
         self.flush()
         parts = zip(self._shards, split_state(state, self.num_shards), strict=True)
-        ray.get([shard.load_state_dict.remote(part) for shard, part in parts])
+        ray.get([shard.restore.remote(self._generation, part) for shard, part in parts])
 
     def metrics(self) -> dict[str, float]:
         """The sums of `LossTable.metrics` over the shards."""

@@ -22,7 +22,6 @@ Columns that a later release adds keep the names that the history has for them.
 """
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -81,8 +80,7 @@ def read_history(run: Path) -> RunHistory:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        RunDirectoryError: It holds no checkpoint, or one without history.
-        ValueError: The checkpoint is of another release.
+        RunDirectoryError: It holds no checkpoint, one without history, or of another release.
     """
     if not run.is_dir():
         raise FileNotFoundError(
@@ -90,21 +88,32 @@ def read_history(run: Path) -> RunHistory:
         )
     checkpoint = _last_checkpoint(run)
     try:
-        state = load_stream(checkpoint)
-    except (OSError, KeyError, json.JSONDecodeError, zipfile.BadZipFile) as error:
+        return _read(run, checkpoint)
+    except RunDirectoryError:
+        raise
+    except Exception as error:  # of zip, JSON, numpy: damaged bytes raise whatever they meet
+        reason = str(error) or type(error).__name__
         raise RunDirectoryError(
-            f"{checkpoint}: {STREAM} or {HISTORY} cannot be read ({error}); the checkpoint is "
+            f"{checkpoint}: {STREAM} or {HISTORY} cannot be read ({reason}); the checkpoint is "
             "damaged or was not copied as a whole: copy the run directory again"
         ) from error
+
+
+def _read(run: Path, checkpoint: Path) -> RunHistory:
+    state = load_stream(checkpoint)
     if state["history"] is None or len(state["history"]["id"]) == 0:
         raise RunDirectoryError(_why_none(run))
     table = LossTable()
     table.load_state_dict(state["history"])
     return RunHistory(
         checkpoint=checkpoint,
-        num_steps=int(state["stream"]["num_steps"]),
+        num_steps=int(state["stream"]["counters"]["num_steps"]),
         samples={RENAMED.get(name, name): _plain(c) for name, c in table.export().items()},
     )
+
+
+def _steps(tree: Any) -> int:
+    return int(tree["stream"]["counters"]["num_steps"])
 
 
 def _last_checkpoint(run: Path) -> Path:
@@ -112,8 +121,8 @@ def _last_checkpoint(run: Path) -> Path:
     steps = {}
     for file in sorted(run.glob(f"{CHECKPOINT}*/{STREAM}")):
         try:
-            steps[file.parent] = int(json.loads(file.read_text())["stream"]["num_steps"])
-        except (ValueError, KeyError, TypeError):
+            steps[file.parent] = _steps(json.loads(file.read_text()))
+        except (ValueError, KeyError, TypeError, RecursionError):
             steps[file.parent] = -1  # damaged; told when there is no other
     if not steps:
         raise RunDirectoryError(
@@ -127,7 +136,7 @@ def _last_checkpoint(run: Path) -> Path:
 def _why_none(run: Path) -> str:
     """Why a run has no history, and what to do."""
     config = run / CONFIG
-    kind = kind_of(load(config)) if config.is_file() else None
+    kind = kind_of(load(config, of_run=True)) if config.is_file() else None
     why = "it trained without scoring, or ended before the first rows were scored"
     if kind == "uniform":
         why = "selector.kind=uniform trains on every row and scores none"

@@ -4,12 +4,16 @@ config.toml        the resolved configuration; `raysb train --config` of it repe
 run.log            what the console said
 metrics.jsonl      append-only records of the run
 nonfinite.json     samples whose loss was NaN or infinite
-model.safetensors  the trained weights
+model.safetensors  the trained weights; their average with train.ema
+model_best.safetensors  those of the best evaluation, with train.save_best
 checkpoint_*       folders to resume from
 """
 
+import fcntl
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +24,10 @@ LOG = "run.log"
 METRICS = "metrics.jsonl"
 NONFINITE = "nonfinite.json"
 MODEL = "model.safetensors"
+BEST = "model_best.safetensors"
+AVERAGED = "ema.safetensors"  # in a checkpoint, beside MODEL
 CHECKPOINT = "checkpoint_"
+LOCK = ".lock"
 
 RUNS = Path("runs")  # parent of the directories that get their name from the model
 
@@ -81,9 +88,24 @@ class RunDirectory:
         """The trained weights."""
         return self.path / MODEL
 
-    def checkpoint(self, step: int) -> Path:
-        """Folder of the checkpoint after so many optimizer steps; names sort by step."""
-        return self.path / f"{CHECKPOINT}{step:09d}"
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing here while the block runs.
+
+        Raises:
+            RunDirectoryError: Another one does.
+        """
+        with open(self.path / LOCK, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirectoryError(
+                    f"{self.path}: the run is still under way in another process, and two would "
+                    "overwrite each other's checkpoints; wait for its end, or end it"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
 
     def check(self) -> None:
         """Raise `RunDirectoryError` if a run could not be written here; writes nothing."""
@@ -135,7 +157,7 @@ def holds_run(path: Path) -> str | None:
         names = sorted(os.listdir(path))
     except OSError:
         return None
-    ours = (CONFIG, LOG, METRICS, NONFINITE, MODEL)
+    ours = (CONFIG, LOG, METRICS, NONFINITE, MODEL, BEST)
     return next((name for name in names if name in ours or name.startswith(CHECKPOINT)), None)
 
 
@@ -160,9 +182,10 @@ def newest_weights(folder: Path) -> Path:
     """
     checkpoints = sorted(folder.glob(f"{CHECKPOINT}*/{MODEL}"), key=lambda p: p.stat().st_mtime)
     found = [folder / MODEL] if (folder / MODEL).is_file() else checkpoints[-1:]
+    averaged = found[0].with_name(AVERAGED) if found else folder
     if not found:
         raise RunDirectoryError(
             f"{folder} holds no {MODEL} and no checkpoint: give the directory that the run named "
             "at its end, or a safetensors file"
         )
-    return found[0]
+    return averaged if averaged.is_file() else found[0]

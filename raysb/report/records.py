@@ -54,13 +54,14 @@ class MetricsWriter:
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the records of a run, also of one that is still under way.
 
-    A last line that is not whole yet is left out.
+    A last line that is not whole yet is left out, and so is what a run had written after the
+    checkpoint from which it was resumed: those steps were done again.
 
     Args:
         run: A run directory, or its metrics file.
 
     Returns:
-        The records in the order in which they were written; null is None.
+        The records in the order of the run; null is None.
 
     Raises:
         RunDirectoryError: There is no run.
@@ -76,9 +77,13 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(_record(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise DataError(f"{path}, line {number}: not a record: {error}") from None
+            continue
+        if records[-1].get("kind") == "resume":
+            first = records[-1].get("line", 0)
+            records = [r for r in records[:-1] if r.get("line", 0) < first] + records[-1:]
     return records
 
 

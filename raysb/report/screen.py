@@ -90,8 +90,19 @@ class Screen:
         if name == "first batch":
             self._console.phases(self._phases)
 
+    def note(self, text: str) -> None:
+        """Say something that concerns the run as a whole."""
+        self._console.line(text)
+
     def line(self, line: Mapping[str, Any]) -> None:
         """Show a line of metrics if it is one to show."""
+        if line["kind"] == "not saved":
+            self._console.line(
+                f"no checkpoint at step {line['step']}: {line['error']}; the run goes on, and the "
+                "checkpoints before it are as they were"
+            )
+        if line["kind"] == "resume":
+            self._console.line(f"going on from the checkpoint of step {line['step']}")
         record = self._record(line)
         if self._figures is not None:
             self._figures.update(record)

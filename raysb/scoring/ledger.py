@@ -14,6 +14,7 @@ nothing.
 Invariant: selected == consumed + waiting, and reserved rows are those of granted, unscored pools.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +22,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from raysb.errors import NonFiniteError
-from raysb.schema import Floats, Ids
+from raysb.schema import Batch, Floats, Ids
+from raysb.scoring.agreement import Audits, RankAgreement
+from raysb.scoring.cursor import NO_IDS, Cursor, waiting_of
 from raysb.scoring.limits import Limits
 
 VERSION = 2  # of the state
@@ -42,6 +45,7 @@ class Grant(NamedTuple):
     window: Floats  # [<= R] the last losses in pool order
     weights: Any = None  # where to find them, as the trainer told
     num_scored: int = 0  # rows that the run has scored so far
+    fallen_back: bool = False  # score with the live model, in full precision and size
 
 
 class PoolRecord(NamedTuple):
@@ -56,18 +60,17 @@ class PoolRecord(NamedTuple):
     nonfinite: Ids  # ids of the others
     seconds: float  # spent scoring
     scores: Floats | None = None  # [n] what is ranked, where that is not the losses
+    # what the stages know of each selected row, with its id; `None` where nothing was scored
+    rows: Batch | None = None
+    fallen_back: bool = False  # as the grant said
+    agreement: RankAgreement | None = (
+        None  # with the live model's scores, where the pool was audited
+    )
 
     @property
     def num_scored(self) -> int:
         """Rows of the pool that were scored."""
         return len(self.losses) + len(self.nonfinite)
-
-
-class Cursor(NamedTuple):
-    """Where training stands in the order of the pools."""
-
-    low: int = 0  # every pool before this one is fully trained
-    done: tuple[int, ...] = ()  # later pools that are
 
 
 class Ring(Protocol):
@@ -82,7 +85,7 @@ class Ring(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Plain arrays."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
 
 
@@ -120,6 +123,7 @@ class Ledger:
         ring: The last R losses in pool order, `None` when nothing is scored.
         rows_per_epoch: N, the denominator of `max_nonfinite_fraction`.
         max_nonfinite_fraction: Share of an epoch's losses that may be NaN or infinite.
+        audits: What is known of the scores that stand in for the live model's.
 
     Attributes:
         num_scored: Rows scored by the run, replays once.
@@ -128,6 +132,7 @@ class Ledger:
     ring: Ring | None = None
     rows_per_epoch: int = 0
     max_nonfinite_fraction: float = 1.0
+    audits: Audits = field(default_factory=Audits)
     generation: int = 0
     closed: bool = True
     failure: str | None = None
@@ -139,6 +144,7 @@ class Ledger:
     sums: dict[int, tuple["PoolSums", tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._no_scores = None if self.ring is None else self.ring.state_dict()
         self._start(Limits(global_batch=1), Cursor(), 0, 0)
 
     def open(
@@ -149,18 +155,23 @@ class Ledger:
         step: int,
         weights: Any = None,
         epoch_pools: int | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> int:
         """Begin a generation at a cursor; returns its number. Whatever came before is refused.
 
         Args:
             limits: What to enforce.
-            cursor: Where training stands.
+            cursor: Where training stands. Rows that wait there count as selected: they are read
+                and trained, and neither granted nor reported once more.
             num_pools: Pools of the run.
             step: Optimizer steps done.
             weights: Where scorers find the weights of that step.
             epoch_pools: Pools of an epoch, where one can only begin when the one before it is
                 recorded (`Selector.looks_back`).
+            state: What was known at the cursor, of `state_dict`; by default what is known now.
         """
+        if state is not None:
+            self.load_state_dict(state)
         self.generation += 1
         self._start(limits, cursor, num_pools, step, weights, epoch_pools)
         self.closed = False
@@ -184,10 +195,13 @@ class Ledger:
         self.oldest_unscored = cursor.low
         self.low = cursor.low
         self.selected: dict[int, int] = dict.fromkeys(cursor.done, 0)
+        self.selected |= {pool: waiting.num_rows for pool, waiting in cursor.waiting.items()}
+        self.rows = {q: w.rows for q, w in cursor.waiting.items() if w.rows is not None}
+        self.trained_before = {q: w.trained for q, w in cursor.waiting.items() if w.rows is None}
         self.reserved: dict[int, int] = {}
         self.grants: dict[int, Grant] = {}
         self.asked = False
-        self.num_selected = 0
+        self.num_selected = sum(self.selected.values())
         self.num_consumed = 0
         self._advance()
 
@@ -210,8 +224,8 @@ class Ledger:
 
     def grant(self, generation: int, pool: int, num_rows: int) -> Grant | Refusal:
         """Whether a pool may be scored now, and against what."""
-        if self._refuses(generation):
-            return Refusal.CLOSED
+        if self._refuses(generation) or pool < self.low:
+            return Refusal.CLOSED  # the run is over, or all of the pool is trained
         self.asked = True
         if pool in self.grants and (self.limits.lockstep or pool in self.selected):
             return self.grants[pool]  # a replay: the same weights and losses, so the same rows
@@ -220,7 +234,9 @@ class Ledger:
         if pool not in self.selected:
             self.reserved[pool] = num_rows
         window = np.empty(0, np.float32) if self.ring is None else self.ring.window()
-        self.grants[pool] = Grant(self.weights_step, window, self.weights, self.num_scored)
+        self.grants[pool] = Grant(
+            self.weights_step, window, self.weights, self.num_scored, self.audits.fallen_back
+        )
         return self.grants[pool]
 
     def _epoch_may_begin(self, pool: int) -> bool:
@@ -254,16 +270,26 @@ class Ledger:
 
     def scored(self, generation: int, record: PoolRecord) -> None:
         """Note what scoring a pool gave; a replay replaces what it gave before."""
-        if generation != self.generation:
+        if generation != self.generation or record.pool < self.low:
             return
         self.reserved.pop(record.pool, None)
         self.num_selected += record.num_selected - self.selected.get(record.pool, 0)
         self.selected[record.pool] = record.num_selected
-        if self.ring is not None:
-            ranked = record.losses if record.scores is None else record.scores
-            self.ring.record(record.pool, ranked)
+        if record.rows is not None:
+            self.rows[record.pool] = record.rows
+        self._rank(record)
         self._sum(record)
         self._advance()
+
+    def _rank(self, record: PoolRecord) -> None:
+        """Enter the scores into the window, which holds those of one kind only."""
+        if self.ring is None:
+            return
+        if record.fallen_back == self.audits.fallen_back:
+            ranked = record.losses if record.scores is None else record.scores
+            self.ring.record(record.pool, ranked)
+        if self.audits.add(record.pool, record.agreement) and self._no_scores is not None:
+            self.ring.load_state_dict(self._no_scores)
 
     def _sum(self, record: PoolRecord) -> None:
         totals = self.epochs.setdefault(record.epoch, Totals())
@@ -306,7 +332,9 @@ class Ledger:
         if self.failure is not None:
             raise NonFiniteError(self.failure)
 
-    def stepped(self, generation: int, step: int, num_consumed: int, weights: Any = None) -> None:
+    def stepped(
+        self, generation: int, step: int, num_consumed: int, weights: Any = None, oldest: int = 0
+    ) -> None:
         """Note that a step is done.
 
         Args:
@@ -314,29 +342,45 @@ class Ledger:
             step: Optimizer steps done.
             num_consumed: Rows trained by this generation in all.
             weights: Where scorers find the weights of that step; needed when `limits.due` says so.
+            oldest: All pools before this one are trained: they may be forgotten.
         """
         if generation != self.generation or step <= self.step:
             return
         self.step, self.num_consumed = step, num_consumed
+        self.forget(oldest)
         if self.limits.due(step, self.weights_step):
             self.weights_step, self.weights = step, weights
 
-    def cursor(self, consumed: dict[int, int]) -> Cursor:
-        """Where training stands, given the rows of each pool trained since `open`."""
-        low = self.low
-        while self._trained(low, consumed):
-            low += 1
-        later = (q for q in self.selected if q > low and self._trained(q, consumed))
-        return Cursor(low, tuple(sorted(later)))
+    def cursor(self, trained: Mapping[int, Ids]) -> Cursor:
+        """Where training stands.
 
-    def _trained(self, pool: int, consumed: dict[int, int]) -> bool:
-        return pool in self.selected and consumed.get(pool, 0) >= self.selected[pool]
+        Args:
+            trained: Ids of the rows of each pool that were trained since `open`; of pools that were
+                forgotten none are needed.
+        """
+        left = {q: n - len(trained.get(q, ())) for q, n in sorted(self.selected.items())}
+        low = self.low
+        while left.get(low, 1) <= 0:
+            low += 1
+        waiting = {
+            q: waiting_of(
+                self.selected[q],
+                self.rows.get(q),
+                trained.get(q, NO_IDS),
+                self.trained_before.get(q, NO_IDS),
+            )
+            for q in left
+            if q >= low and left[q] > 0
+        }
+        return Cursor(low, tuple(q for q in left if q > low and left[q] <= 0), waiting)
 
     def forget(self, low: int) -> None:
-        """Drop what is known of pools that a committed checkpoint has behind it."""
-        self.low = max(self.low, low)
-        for known in (self.selected, self.sums):
-            for pool in [q for q in known if q < self.low]:
+        """Drop what is known of pools that are trained: before this one all are."""
+        if low <= self.low:
+            return
+        self.low = low
+        for known in (self.selected, self.sums, self.rows, self.trained_before):
+            for pool in [q for q in known if q < low]:
                 del known[pool]
 
     def _advance(self) -> None:
@@ -358,9 +402,11 @@ class Ledger:
             "num_pools": self.num_pools,
             "asked": self.asked,
             "waiting_rows": self.num_selected - self.num_consumed,
+            "global_batch": self.limits.global_batch,
             "num_scored": self.num_scored,
             "reserved": dict(self.reserved),
             "failure": self.failure,
+            "audits": self.audits.metrics(),
             "epochs": {
                 epoch: vars(self.epochs[epoch]).copy() for epoch in sorted(self.epochs)[-3:]
             },
@@ -374,9 +420,10 @@ class Ledger:
             "epochs": {str(epoch): vars(totals).copy() for epoch, totals in self.epochs.items()},
             "nonfinite": {str(sample): count for sample, count in self.nonfinite.items()},
             "sums": [[q, list(sums), list(ids)] for q, (sums, ids) in self.sums.items()],
+            "audits": self.audits.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over losses and sums of a checkpoint."""
         if state["version"] != VERSION:
             raise ValueError(
@@ -388,3 +435,5 @@ class Ledger:
         self.num_scored = sum(totals.num_scored for totals in self.epochs.values())
         self.nonfinite = {int(sample): count for sample, count in state["nonfinite"].items()}
         self.sums = {q: (PoolSums(*sums), tuple(ids)) for q, sums, ids in state["sums"]}
+        if "audits" in state:  # not of a run that began before there were any
+            self.audits.load_state_dict(state["audits"])

@@ -5,11 +5,15 @@ call that frees it: nothing polls, and a caller that dies leaves nothing behind.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, cast
 
 import ray
 
-from raysb.scoring.ledger import Cursor, Grant, Ledger, PoolRecord, Refusal
+from raysb.placement import beside_driver
+from raysb.schema import Ids
+from raysb.scoring.cursor import Cursor
+from raysb.scoring.ledger import Grant, Ledger, PoolRecord, Refusal
 from raysb.scoring.limits import Limits
 
 
@@ -19,15 +23,21 @@ class LedgerService:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._changed = asyncio.Condition()
+        self._asleep: dict[str, list[int]] = {"admit": [], "grant": []}  # pools that are asked for
 
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _until(self, ask: Any) -> Any:
-        async with self._changed:
-            while (answer := ask()) is Refusal.WAIT:
-                await self._changed.wait()
+    async def _until(self, what: str, pool: int, ask: Any) -> Any:
+        asleep = self._asleep[what]
+        asleep.append(pool)
+        try:
+            async with self._changed:
+                while (answer := ask()) is Refusal.WAIT:
+                    await self._changed.wait()
+        finally:
+            asleep.remove(pool)
         return answer
 
     async def open(self, *args: Any) -> int:
@@ -43,12 +53,16 @@ class LedgerService:
 
     async def admit(self, generation: int, pool: int, lead: int) -> bool:
         """Sleep until a pool may be read; False when the run is over."""
-        answer = await self._until(lambda: self._ledger.admit(generation, pool, lead))
+        answer = await self._until(
+            "admit", pool, lambda: self._ledger.admit(generation, pool, lead)
+        )
         return answer is None
 
     async def grant(self, generation: int, pool: int, num_rows: int) -> Grant | None:
         """Sleep until a pool may be scored; `None` when the run is over."""
-        answer = await self._until(lambda: self._ledger.grant(generation, pool, num_rows))
+        answer = await self._until(
+            "grant", pool, lambda: self._ledger.grant(generation, pool, num_rows)
+        )
         return None if answer is Refusal.CLOSED else answer
 
     async def scored(self, generation: int, record: PoolRecord) -> None:
@@ -56,9 +70,9 @@ class LedgerService:
         self._ledger.scored(generation, record)
         await self._tell()
 
-    async def stepped(self, generation: int, step: int, num_consumed: int, weights: Any) -> None:
+    async def stepped(self, *args: Any) -> None:
         """See `Ledger.stepped`."""
-        self._ledger.stepped(generation, step, num_consumed, weights)
+        self._ledger.stepped(*args)
         await self._tell()
 
     async def fail(self, message: str) -> None:
@@ -66,29 +80,20 @@ class LedgerService:
         self._ledger.fail(message)
         await self._tell()
 
-    async def cursor(self, consumed: dict[int, int]) -> Cursor:
-        """See `Ledger.cursor`."""
-        return self._ledger.cursor(consumed)
-
-    async def forget(self, low: int) -> None:
-        """See `Ledger.forget`."""
-        self._ledger.forget(low)
+    async def saved(self, trained: dict[int, Ids], oldest: int) -> tuple[Cursor, dict[str, Any]]:
+        """See `Ledger.cursor` and `Ledger.state_dict`: both of one moment."""
+        self._ledger.forget(oldest)  # the worker may have, before it told
+        return self._ledger.cursor(trained), self._ledger.state_dict()
 
     async def progress(self) -> dict[str, Any]:
         """See `Ledger.progress`."""
-        return self._ledger.progress()
+        return self._ledger.progress() | {
+            "asleep": {what: sorted(pools) for what, pools in self._asleep.items()}
+        }
 
     async def nonfinite(self) -> dict[int, int]:
         """Ids whose loss was not finite, with how often."""
         return self._ledger.nonfinite
-
-    async def state_dict(self) -> dict[str, Any]:
-        """See `Ledger.state_dict`."""
-        return self._ledger.state_dict()
-
-    async def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Ledger.load_state_dict`."""
-        self._ledger.load_state_dict(state)
 
 
 class LedgerClient:
@@ -107,7 +112,8 @@ class LedgerClient:
     def start(cls, ledger: Ledger) -> "LedgerClient":
         """Start the actor around a ledger."""
         actor: Any = ray.remote(LedgerService)
-        return cls(actor.options(num_cpus=0, max_concurrency=1000).remote(ledger))
+        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": beside_driver()}
+        return cls(actor.options(**options).remote(ledger))
 
     def open(
         self,
@@ -117,9 +123,12 @@ class LedgerClient:
         step: int,
         weights: Any = None,
         epoch_pools: int | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> int:
         """Begin a generation; returns its number."""
-        opened = self._actor.open.remote(limits, cursor, num_pools, step, weights, epoch_pools)
+        opened = self._actor.open.remote(
+            limits, cursor, num_pools, step, weights, epoch_pools, state
+        )
         return cast(int, ray.get(opened))
 
     def close(self, generation: int) -> None:
@@ -139,21 +148,25 @@ class LedgerClient:
         """Report a pool, and wait: its rows may not arrive before the ledger counts them."""
         ray.get(self._actor.scored.remote(generation, record))
 
-    def stepped(self, generation: int, step: int, num_consumed: int, weights: Any = None) -> None:
+    def stepped(
+        self, generation: int, step: int, num_consumed: int, weights: Any = None, oldest: int = 0
+    ) -> None:
         """Report a step, without waiting."""
-        self._actor.stepped.remote(generation, step, num_consumed, weights)
+        self._actor.stepped.remote(generation, step, num_consumed, weights, oldest)
 
     def fail(self, message: str) -> None:
         """End the run with an error that the driver raises."""
         ray.get(self._actor.fail.remote(message))
 
-    def cursor(self, consumed: dict[int, int]) -> Cursor:
-        """Where training stands."""
-        return cast(Cursor, ray.get(self._actor.cursor.remote(consumed)))
+    def saved(self, trained: dict[int, Ids], oldest: int) -> tuple[Cursor, dict[str, Any]]:
+        """Where training stands and what is known there, for a checkpoint.
 
-    def forget(self, low: int) -> None:
-        """Drop what a committed checkpoint has behind it."""
-        self._actor.forget.remote(low)
+        Args:
+            trained: Ids of the rows trained of each pool, from `oldest` on.
+            oldest: All pools before this one are trained.
+        """
+        saved = self._actor.saved.remote(trained, oldest)
+        return cast(tuple[Cursor, dict[str, Any]], ray.get(saved))
 
     def progress(self) -> dict[str, Any]:
         """What the live line shows."""
@@ -162,11 +175,3 @@ class LedgerClient:
     def nonfinite(self) -> dict[int, int]:
         """Ids whose loss was not finite, with how often."""
         return cast(dict[int, int], ray.get(self._actor.nonfinite.remote()))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Losses and sums, for a checkpoint."""
-        return cast(dict[str, Any], ray.get(self._actor.state_dict.remote()))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over losses and sums of a checkpoint."""
-        ray.get(self._actor.load_state_dict.remote(state))

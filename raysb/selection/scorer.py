@@ -14,9 +14,22 @@ import numpy.typing as npt
 from torch import nn
 
 from raysb.history.records import LossRecords
-from raysb.schema import ID, POOL, Batch, Floats, Ids, PoolScores, Selection, num_rows
+from raysb.schema import (
+    ID,
+    POOL,
+    STREAM_COLUMNS,
+    Batch,
+    Floats,
+    Ids,
+    PoolScores,
+    Selection,
+    num_rows,
+    take,
+)
+from raysb.scoring.agreement import AUDIT_EVERY, AUDIT_ROWS, RankAgreement
 from raysb.scoring.forward import Scores, score
 from raysb.scoring.ledger import Grant, PoolRecord
+from raysb.scoring.proxy import Proxy
 from raysb.scoring.scores import Score
 from raysb.seeding import Draws
 from raysb.selection.adjustments import UNCHANGED, Adjustments
@@ -80,6 +93,7 @@ class PoolScoring:
         by: What is ranked.
         dtype: Of the forward pass.
         image_scale: Share of their height and width at which pictures are scored.
+        proxy: Scores in place of the model that is trained.
         adjustments: Of what the selector chooses.
         classes: Column with the classes that a class floor looks at.
     """
@@ -90,6 +104,7 @@ class PoolScoring:
     by: Score | None = None
     dtype: str = "float32"
     image_scale: float = 1.0
+    proxy: Proxy | None = None
     adjustments: Adjustments = UNCHANGED
     classes: str | None = None
 
@@ -103,6 +118,7 @@ class PoolScoring:
         epoch: int,
         pool_rows: int | None = None,
         num_scored: int = 0,
+        fallen_back: bool = False,
         times_selected: npt.NDArray[np.integer] | None = None,
     ) -> ScoredPool:
         """Score n rows and select among them; pure but for the clock.
@@ -115,6 +131,7 @@ class PoolScoring:
             epoch: Epoch of the pool, which keys the draws.
             pool_rows: Rows of the pool, those that were not read among them; by default n.
             num_scored: Rows that the run has scored before.
+            fallen_back: Score with `model`, in full precision and size, whatever is set.
             times_selected: int [n], how often each row was selected, where there is a cap.
         """
         start = time.perf_counter()
@@ -125,7 +142,8 @@ class PoolScoring:
                 batch, self.selector, window=window, draws=draws, weights_step=weights_step
             )
         fresh = batch if apart is None else apart.fresh
-        scores = self._score(model, fresh)
+        cheap = self.is_cheap and not fallen_back
+        scores = self._score_cheaply(model, fresh) if cheap else self._score(model, fresh)
         ranked = scores.ranked
         chosen = select_pool(
             self.selector,
@@ -143,7 +161,12 @@ class PoolScoring:
         if apart is not None:
             rows = put_together(apart, rows, chosen.rows, num_scored + len(ids))
             drawn = apart.drawn_ids
-        pool, finite = int(batch[POOL][0]), np.isfinite(scores.losses) & np.isfinite(scores.scores)
+        # what the source gives and a preselection does not add is read again where it is needed
+        plain = batch.keys() - STREAM_COLUMNS
+        pool = int(batch[POOL][0])
+        audited = cheap and pool % AUDIT_EVERY == 0
+        agreement = self._audit(model, fresh, scores) if audited else None
+        finite = np.isfinite(scores.losses) & np.isfinite(scores.scores)
         record = PoolRecord(
             pool=pool,
             epoch=epoch,
@@ -154,6 +177,9 @@ class PoolScoring:
             nonfinite=chosen.nonfinite_ids,
             seconds=time.perf_counter() - start,
             scores=None if ranked is None else ranked[finite],
+            rows={k: v for k, v in rows.items() if k == ID or k not in plain},
+            fallen_back=fallen_back,
+            agreement=agreement,
         )
         told = PoolScores(
             pool, epoch, weights_step, ids, scores.losses, scores.correct, chosen.selected
@@ -169,12 +195,26 @@ class PoolScoring:
         known = history.lookup(batch[ID].astype(np.int64, copy=False))
         return known.times_selected_before(epoch)
 
+    @property
+    def is_cheap(self) -> bool:
+        """Whether something stands in for the live model in full precision and size."""
+        return self.proxy is not None or self.dtype != "float32" or self.image_scale != 1
+
     def _score(self, model: nn.Module, rows: Batch) -> Scores:
+        return score(self.task, model, rows, by=self.by) if num_rows(rows) else _NOTHING
+
+    def _score_cheaply(self, model: nn.Module, rows: Batch) -> Scores:
         if not num_rows(rows):
             return _NOTHING
-        return score(
-            self.task, model, rows, dtype=self.dtype, by=self.by, image_scale=self.image_scale
-        )
+        task = self.task
+        if self.proxy is not None:
+            task, model = self.proxy.task(task), self.proxy.beside(model)
+        return score(task, model, rows, dtype=self.dtype, by=self.by, image_scale=self.image_scale)
+
+    def _audit(self, model: nn.Module, rows: Batch, scores: Scores) -> RankAgreement | None:
+        """How the first rows rank by the live model; rows of a pool are in random order."""
+        live = self._score(model, take(rows, slice(0, AUDIT_ROWS))).scores
+        return RankAgreement.of(scores.scores[: len(live)], live)
 
     def _adjust(
         self, rows: Batch, times_selected: npt.NDArray[np.integer] | None, draws: Draws
@@ -256,6 +296,7 @@ class Scorer:
                 epoch=epoch,
                 pool_rows=stop - start,
                 num_scored=grant.num_scored,
+                fallen_back=grant.fallen_back,
                 times_selected=self._scoring.times_selected(self._history, batch, epoch),
             )
             self._history.record(scored.scores)

@@ -34,6 +34,12 @@ class Audit:
         pq.write_table(table, draft)
         os.replace(draft, target)
 
+    def forget_after(self, step: int) -> None:
+        """Remove what was noted of later steps: a run goes on from this one."""
+        for file in Path(self.folder).glob("step-*"):
+            if int(file.name.split("-")[1]) > step:
+                file.unlink(missing_ok=True)
+
 
 def read_audit(folder: str | os.PathLike[str]) -> pa.Table:
     """All rows trained, in the order of steps and workers."""

@@ -5,8 +5,10 @@ What the local engine and the Ray worker have in common; they differ in where ro
 """
 
 import abc
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,14 +32,15 @@ from raysb.schema import (
     num_rows,
     take,
 )
+from raysb.scoring.cursor import Cursor
 from raysb.scoring.forward import score
-from raysb.scoring.ledger import Cursor
 from raysb.selection.batcher import Batcher
 from raysb.source.plan import PoolPlan
 from raysb.task import TensorBatch
 from raysb.training.exchange import Exchange
 from raysb.training.reading import with_weights
 from raysb.training.spec import StreamSpec
+from raysb.training.transfer import Transfer
 
 LARGEST_DIFFERENCE = 1e-4  # between the scorer's and the worker's loss of one row, in fp32
 _NEVER = float(2**62)
@@ -57,10 +60,12 @@ class BatchStream(abc.ABC):
         num_backpropped: Rows trained by all workers.
         num_scored: Rows scored up to the newest row trained.
         epoch: Oldest epoch that some worker has yet to finish.
+        oldest: All pools before this one are trained.
         fraction: Share of the run's rows whose pools lie before that of the newest row trained;
             of the rows trained, where nothing is scored. In [0, 1], 1 at the end.
         wait_seconds: Time this worker has waited for rows.
         max_age: Largest age of a trained row, in steps.
+        must_save: Whether a checkpoint is due after this step.
     """
 
     def __init__(
@@ -74,17 +79,21 @@ class BatchStream(abc.ABC):
         self.spec = spec
         self.task = spec.task
         self.device = torch.device(device)
+        self._transfer = Transfer(self.device)
         self.exchange = Exchange(alone=True)
-        self.num_steps = self.num_backpropped = self.num_scored = self.epoch = 0
+        self.num_steps = self.num_backpropped = self.num_scored = self.epoch = self.oldest = 0
         self.fraction = self.wait_seconds = 0.0
         self.max_age = 0
+        self.must_save = False
         self._age_sum = self._aged_rows = 0
-        self.consumed: dict[int, int] = {}
+        self._trained: deque[tuple[Ids, Ids]] = deque()  # pools and ids of steps since `oldest`
+        self._counters: Mapping[str, Any] | None = None  # of a checkpoint
         self.cursor = Cursor()
         self.plan: PoolPlan | None = None
         self._check = check_first_batch and spec.scored
         self._on_step = on_step
         self._turn = "next"
+        self._reduced = 0  # rows of the batch
         self._loss_sum: Any = 0.0
         self._loss_rows = 0
 
@@ -125,7 +134,8 @@ class BatchStream(abc.ABC):
         max_steps: int | None = None,
         max_backprops: int | None = None,
         stop: Callable[[], bool] | None = None,
-    ) -> Iterator[TensorBatch]:
+        save: Callable[[], bool] | None = None,
+    ) -> Generator[TensorBatch, None, None]:
         """Batches of exactly `batch_size` rows on the device, until the epochs are over.
 
         Every worker gets equally many. Rows of weight 0 pad the last ones; they come from the same
@@ -139,6 +149,8 @@ class BatchStream(abc.ABC):
             max_steps: End after this many steps in all.
             max_backprops: End after exactly this many rows trained by all workers.
             stop: Asked by worker 0 before each step; True ends the run for all.
+            save: Asked by worker 0 before each step; where it is True, `must_save` is on every
+                worker until the next step.
         """
         module = None if model is None else unwrap(model)
         if self.plan is not None:
@@ -147,18 +159,22 @@ class BatchStream(abc.ABC):
                 "to the end of its epochs; make another stream for another pass"
             )
         self._batch_size = batch_size
+        if self._counters is not None:
+            self.spec.check_identity(self._counters["made_with"], batch_size)
         self.plan = self._open(batch_size, epochs, module)
-        self.epoch = self.plan.epoch_of(self.cursor.low)
+        self.oldest = self.cursor.low
+        self.epoch = self.plan.epoch_of(self.oldest)
+        self._take_up()
         rows = self._batches(batch_size)
         try:
             while max_steps is None or self.num_steps < max_steps:
-                batch = self._agree(next(rows), max_backprops, stop)
+                batch = self._agree(next(rows), max_backprops, stop, save)
                 if batch is None:
                     break
                 if self._check and module is not None:
                     self._compare(module, batch)
                 self._batch, self._turn = batch, "reduce"
-                yield self.task.tensors(batch, self.device)
+                yield self._transfer(self.task.tensors(batch))
                 if self._turn != "next":
                     raise StreamOrderError(
                         f"the next batch was asked for before stream.{self._turn}(...): call "
@@ -191,20 +207,23 @@ class BatchStream(abc.ABC):
         mine: tuple[Batch, int],
         max_backprops: int | None,
         stop: Callable[[], bool] | None,
+        save: Callable[[], bool] | None,
     ) -> Batch | None:
         """Decide with the other workers what this step is; `None` ends the run."""
         batch, rows = mine
         plan = self._plan()
-        halt = self.exchange.rank == 0 and stop is not None and stop()
+        asked = self.exchange.rank == 0
+        halt = asked and stop is not None and stop()
         pools = batch[POOL][:rows] if rows else None
         everyone = self.exchange.gather(
             np.array(
                 [
                     rows,
                     float(halt),
-                    _NEVER if pools is None else plan.epoch_of(int(pools[0])),
+                    _NEVER if pools is None else int(pools[0]),
                     -1 if pools is None else int(pools[-1]),
                     -1 if pools is None else self._scored_with(batch, rows),
+                    float(asked and save is not None and save()),
                 ],
                 np.float64,
             )
@@ -217,10 +236,12 @@ class BatchStream(abc.ABC):
             return None
         if everyone[:, 1].any() or room <= 0:
             return None
+        self.must_save = bool(everyone[:, 5].any())
         self._global_rows = int(min(counts.sum(), room))
         before = int(counts[: self.exchange.rank].sum())
         self._rows = int(np.clip(self._global_rows - before, 0, rows))
-        self.epoch = int(everyone[:, 2].min())
+        self.oldest = int(everyone[:, 2].min())
+        self.epoch = plan.epoch_of(self.oldest)
         newest = int(everyone[:, 3].max()) + 1
         self.num_scored = max(self.num_scored, int(everyone[:, 4].max()))
         # what lies behind, not what is under way: a schedule ends after the last row, not before
@@ -277,33 +298,41 @@ class BatchStream(abc.ABC):
 
         Its gradient, averaged over workers as DDP does, is that of the mean over the rows of all
         workers, whatever the split; importance weights stay unbiased, since nothing divides by
-        their sum.
+        their sum. Over micro-batches of the batch, one call each, the gradients add up to it.
 
         Args:
-            losses: One per row, [B].
-            batch: The batch as yielded.
+            losses: One per row, [B], or [b] of the b rows that come next in the batch.
+            batch: The batch as yielded, or those rows of it.
 
         Raises:
-            StreamOrderError: Called twice for a batch.
+            StreamOrderError: Called for more rows than the batch has.
         """
         if self._turn != "reduce":
             raise StreamOrderError(
                 f"stream.reduce was called when stream.{self._turn} was due: call reduce once, "
                 "then step once, for each batch"
             )
-        self._turn = "step"
+        start, stop = self._reduced, self._reduced + len(losses)
+        if stop > self._batch_size:
+            raise StreamOrderError(
+                f"stream.reduce was called for rows {start} to {stop} of a batch of "
+                f"{self._batch_size}: give each row once, in the batch's order, then call step"
+            )
+        whole = stop == self._batch_size
+        self._turn, self._reduced = ("step", 0) if whole else ("reduce", stop)
         weight = batch[WEIGHT].to(losses.dtype)
         weighted = losses * weight
-        if not self._batch[WEIGHT].all():  # padding counts 0 even where its loss is NaN
+        if not self._batch[WEIGHT][start:stop].all():  # padding counts 0 even where its loss is NaN
             weighted = torch.where(weight > 0, weighted, torch.zeros_like(losses))
         weighted = weighted.sum()
         self._loss_sum = self._loss_sum + weighted.detach()
-        self._loss_rows += self._rows
-        if self.spec.selector.records_backward and self._rows:
-            mine = slice(0, self._rows)
+        mine = slice(start, min(stop, self._rows))
+        rows = max(mine.stop - start, 0)
+        self._loss_rows += rows
+        if self.spec.selector.records_backward and rows:
             self._record_backward(
                 self._batch[ID][mine].astype(np.int64, copy=False),
-                losses.detach()[mine].float().cpu().numpy(),
+                losses.detach()[:rows].float().cpu().numpy(),
             )
         return weighted * (self.exchange.world_size / self._global_rows)
 
@@ -320,11 +349,7 @@ class BatchStream(abc.ABC):
             )
         self._turn = "next"
         mine = {name: column[: self._rows] for name, column in self._batch.items()}
-        if self._rows:
-            first = int(mine[POOL].min())
-            counts = np.bincount(mine[POOL] - first)  # a fifth of the time of np.unique
-            for pool in np.flatnonzero(counts).tolist():
-                self.consumed[first + pool] = self.consumed.get(first + pool, 0) + int(counts[pool])
+        self._note(mine)
         if WEIGHTS_STEP in mine and self._rows:
             ages = self.num_steps - mine[WEIGHTS_STEP]
             self.max_age = max(self.max_age, int(ages.max()))
@@ -335,6 +360,18 @@ class BatchStream(abc.ABC):
         if self._on_step is not None:
             self._on_step(self.num_steps, self.exchange.rank, mine)
         self._publish(unwrap(model))
+
+    @property
+    def global_rows(self) -> int:
+        """Rows of all workers in the step under way."""
+        return self._global_rows
+
+    def publishes(self) -> bool:
+        """Whether the next `step` publishes weights, so that its model must be up to date.
+
+        The same on every worker: a model whose parts lie on several is gathered then.
+        """
+        return False
 
     def take_train_loss(self) -> tuple[float, int]:
         """Sum of w l and rows of this worker since the last call."""
@@ -348,13 +385,57 @@ class BatchStream(abc.ABC):
 
     # --- state ---------------------------------------------------------------------------------
 
-    def all_consumed(self) -> dict[int, int]:
-        """Rows of each pool that all workers have trained and not forgotten. Collective."""
-        total: dict[int, int] = {}
-        for one in self.exchange.gather_objects(self.consumed):
-            for pool, count in one.items():
-                total[pool] = total.get(pool, 0) + count
-        return total
+    def _note(self, mine: Batch) -> None:
+        """Remember which rows are trained, for the pools that are not all trained yet."""
+        ids, pools = (mine[name].astype(np.int64, copy=False) for name in (ID, POOL))
+        if len(ids):
+            self._trained.append((pools.copy(), ids.copy()))  # of a block that may go
+        while self._trained and self._trained[0][0][-1] < self.oldest:
+            self._trained.popleft()
+
+    def all_trained(self) -> dict[int, Ids]:
+        """Ids of the rows that all workers have trained, by pool, from `oldest` on. Collective."""
+        everyone = self.exchange.gather_objects(list(self._trained))
+        steps = [step for one in everyone for step in one]
+        if not steps:
+            return {}
+        pools, ids = (np.concatenate(part) for part in zip(*steps, strict=True))
+        order = np.argsort(pools, kind="stable")
+        found, starts = np.unique(pools[order], return_index=True)
+        parts = np.split(ids[order], starts[1:])
+        return {
+            int(pool): part for pool, part in zip(found, parts, strict=True) if pool >= self.oldest
+        }
+
+    def counters(self) -> dict[str, Any]:
+        """What the stream has counted, of all workers. Collective."""
+        mine = [float(self._loss_sum), self._loss_rows, self._age_sum, self._aged_rows]
+        return {
+            "made_with": self.spec.identity(self._batch_size),
+            "num_steps": self.num_steps,
+            "num_backpropped": self.num_backpropped,
+            "num_scored": self.num_scored,
+            "max_age": self.max_age,
+            "sums": self.exchange.gather_objects(mine),
+        }
+
+    def load_counters(self, state: Mapping[str, Any]) -> None:
+        """Take over what `counters` gave; before `iter_batches`, on every worker."""
+        self.num_steps, self.num_backpropped = state["num_steps"], state["num_backpropped"]
+        self.num_scored, self.max_age = state["num_scored"], state["max_age"]
+        self._counters = dict(state)
+
+    def _take_up(self) -> None:
+        """Each worker its own sums; where there are more or fewer workers now, the first has all"""
+        if self._counters is None:
+            return
+        sums = self._counters["sums"]
+        if len(sums) != self.exchange.world_size:
+            total = [sum(each) for each in zip(*sums, strict=True)]
+            sums = [total, *([0.0] * len(total) for _ in range(self.exchange.world_size - 1))]
+        loss_sum, loss_rows, age_sum, aged_rows = sums[self.exchange.rank]
+        self._loss_sum, self._loss_rows = loss_sum, int(loss_rows)
+        self._age_sum, self._aged_rows = int(age_sum), int(aged_rows)
 
     def _plan(self) -> PoolPlan:
         if self.plan is None:
@@ -370,6 +451,8 @@ class BatchStream(abc.ABC):
         if not fresh.any():
             return
         rows = np.flatnonzero(fresh)
+        if next(model.parameters()).device.type != self.device.type:  # gathered on the CPU
+            model = copy.deepcopy(model).to(self.device)
         with self._precision():
             taken = {k: v[rows] for k, v in batch.items()}
             scale = self.spec.scoring.image_scale
@@ -401,8 +484,8 @@ class BatchStream(abc.ABC):
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel, or the module itself."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
+    """The module inside DistributedDataParallel or DataParallel, or the module itself."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         inner: nn.Module = model.module
         return inner
     return model

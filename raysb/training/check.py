@@ -63,7 +63,8 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
         warnings.warn(
             f"the model has batch statistics ({moving[0]} and {len(moving) - 1} more): selected "
             "rows are not a sample of the data, so their statistics are biased, and a score "
-            "depends on which rows were selected. Group norm has none: model.norm=group",
+            "depends on which rows were selected. Group norm has none: model.convert_norm=true, or "
+            "raysb.nn.convert_norm(model) where you build it, puts it in place of the batch norm",
             stacklevel=4,
         )
     return model

@@ -2,21 +2,20 @@
 
 file                  content
 model.safetensors     the trained part of the module's state: all of it, unless parts are frozen
+ema.safetensors       the same of the average of the weights, where there is one
 train.pt              optimizer, schedule and random states; loads with `weights_only=True`
 stream.json           cursor, counters, sums per epoch
 history.npz           what is known per sample, and the last R losses
 
 A frozen part is not saved again and again: whoever loads builds it as the run did, from the same
 `model.init` and seed. The header of `model.safetensors` then has a digest of it, and another frozen
-part is refused. `export` writes the whole module at the end of a run.
+part is refused. `export` writes the whole module at the end of a run, averaged where it can be.
 """
 
+import copy
 import hashlib
 import json
-import os
-import random
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +28,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
-from raysb.errors import ModelError
+from raysb.errors import ModelError, RaysbError, RunDirectoryError
 from raysb.nn.freeze import frozen_state, trained_state
 from raysb.nn.lora import merge_lora
 
 VERSION = 1
 MODEL = "model.safetensors"
+AVERAGED = "ema.safetensors"
+LEARNER = "train.pt"
 STREAM = "stream.json"
 HISTORY = "history.npz"
 FROZEN = "frozen_sha256"  # in the header of a file that holds the trained part only
@@ -53,43 +54,76 @@ def save(
     Args:
         folder: Where to; made if missing.
         model: The trained part of its state goes to `model.safetensors`, tied tensors once.
-        learner: Nested dicts and lists of tensors and numbers.
+        learner: Nested dicts and lists of tensors and numbers; under `average` a module, whose
+            state goes to `ema.safetensors` as the model's does to its own file.
         stream: Nested dicts, lists and arrays.
         history: Nested dicts and arrays, `None` where nothing is scored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_trained(model, folder / MODEL)
-    torch.save({"version": VERSION, **learner, "rng": rng_state()}, folder / "train.pt")
+    if "average" in learner:
+        save_trained(learner["average"], folder / AVERAGED)
+        learner = {name: part for name, part in learner.items() if name != "average"}
+    torch.save({"version": VERSION, **learner}, folder / LEARNER)
     arrays: dict[str, npt.NDArray[Any]] = {}
     tree = _lift({"stream": stream, "history": history}, arrays, "")
-    np.savez(folder / HISTORY, **arrays)  # type: ignore[arg-type]
+    np.savez(folder / HISTORY, allow_pickle=False, **arrays)
     (folder / STREAM).write_text(json.dumps({"version": VERSION, **tree}))
 
 
 def load(folder: Path, *, model: nn.Module) -> dict[str, Any]:
-    """Load the model's weights in place; return `learner`, `stream` and `history`.
+    """Load the model's weights in place; return `learner`, `stream` and `history` as saved.
 
     Raises:
         ModelError: The frozen part of the model is not that of the run.
+        RunDirectoryError: A file is damaged; the message names it.
     """
     load_trained(model, folder / MODEL)
-    learner = torch.load(folder / "train.pt", map_location="cpu", weights_only=True)
-    _check_version(folder / "train.pt", learner["version"])
+    with _reading(folder / LEARNER) as file:
+        learner = torch.load(file, map_location="cpu", weights_only=True)
+        _check_version(file, learner["version"])
+    if (folder / AVERAGED).is_file():
+        learner["average"] = copy.deepcopy(model)
+        load_trained(learner["average"], folder / AVERAGED)
     return {"learner": learner, **load_stream(folder)}
 
 
 def load_stream(folder: Path) -> dict[str, Any]:
-    """`stream` and `history` alone, for which no model is needed."""
-    tree = json.loads((folder / STREAM).read_text())
-    _check_version(folder / STREAM, tree["version"])
-    with np.load(folder / HISTORY, allow_pickle=False) as arrays:
+    """`stream` and `history` alone, for which no model is needed.
+
+    Raises:
+        RunDirectoryError: A file is damaged; the message names it.
+    """
+    with _reading(folder / STREAM) as file:
+        tree = json.loads(file.read_text())
+        _check_version(file, tree["version"])
+    with _reading(folder / HISTORY) as file, np.load(file, allow_pickle=False) as arrays:
         lowered = _lower(tree, arrays)
-    return {"stream": lowered["stream"], "history": lowered["history"]}
+        return {"stream": lowered["stream"], "history": lowered["history"]}
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Path]:
+    """Damaged bytes raise whatever they meet, in libraries of four formats: say which file it is.
+
+    Raises:
+        RunDirectoryError: It cannot be read.
+    """
+    try:
+        yield file
+    except RaysbError:
+        raise
+    except Exception as error:
+        raise RunDirectoryError(
+            f"{file}: cannot be read ({type(error).__name__}: {error}); it is damaged, no part of a "
+            "checkpoint, or was not copied as a whole. Copy the run directory again, or remove "
+            "this checkpoint to use the one before"
+        ) from error
 
 
 def _check_version(file: Path, version: int) -> None:
     if version != VERSION:
-        raise ValueError(f"{file} has version {version}; this raysb reads {VERSION}")
+        raise RunDirectoryError(f"{file} has version {version}; this raysb reads {VERSION}")
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
@@ -113,7 +147,9 @@ def load_trained(model: nn.Module, path: Path) -> None:
     if digest is None:
         load_model(model, str(path))
         return
-    saved, own = load_file(path), trained_state(model)
+    with _reading(path):
+        saved = load_file(path)
+    own = trained_state(model)
     differ = sorted(
         saved.keys() ^ own.keys()
         | {name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape}
@@ -136,20 +172,23 @@ def load_trained(model: nn.Module, path: Path) -> None:
 
 def frozen_digest(path: Path) -> str | None:
     """Digest of the frozen part that a file was trained with; `None`: the file holds everything."""
-    with safe_open(path, framework="pt") as file:
+    with _reading(path), safe_open(path, framework="pt") as file:
         found: str | None = (file.metadata() or {}).get(FROZEN)
-    return found
+        return found
 
 
 def export(build: Callable[[], nn.Module], checkpoint: Path, path: Path) -> None:
     """Write the whole model of a checkpoint, adapters merged, so that nothing else is needed.
+
+    Of a run that averages its weights it is the average.
 
     Args:
         build: Builds the model as the run did; called only if parts of it are frozen.
         checkpoint: Its folder.
         path: The file to write.
     """
-    weights = checkpoint / MODEL
+    averaged = checkpoint / AVERAGED
+    weights = averaged if averaged.is_file() else checkpoint / MODEL
     if frozen_digest(weights) is None:
         shutil.copyfile(weights, path)
         return
@@ -181,47 +220,6 @@ def _digest(state: Mapping[str, torch.Tensor]) -> str:
         flat: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         digest.update(flat)
     return digest.hexdigest()
-
-
-def save_atomically(folder: Path, **parts: Any) -> None:
-    """Write a checkpoint beside its place, then move it there: it is whole or absent.
-
-    One that is there already, of the same step, gives way.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        save(beside / "new", **parts)
-        if folder.exists():
-            os.replace(folder, beside / "old")
-        os.replace(beside / "new", folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def rng_state() -> dict[str, Any]:
-    """State of the generators that a model or a user may draw from.
-
-    Of GPUs only the present one, and that only where it is used: asking for the state of the others
-    would take some hundred MB on each.
-    """
-    version, internal, gauss = random.getstate()
-    state: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(internal), gauss],
-    }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Restore what `rng_state` gave."""
-    torch.set_rng_state(state["torch"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _lift(tree: Any, arrays: dict[str, npt.NDArray[Any]], path: str) -> Any:

@@ -1,8 +1,23 @@
-"""What a worker's GPU says of itself, for its lines of metrics."""
+"""What every worker's and scorer's GPU says of itself, for the lines of metrics.
+
+Worker 0 reads its own with each line. The others tell theirs from a thread once a second, so that
+neither a step nor a pool waits, and worker 0 adds the newest of each to its lines.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 
+Figures: TypeAlias = Mapping[str, float]
+Told: TypeAlias = tuple[str, str, Figures]  # kind of process, its own name, its figures
+
+PREFIX = "gpu/"
 GPU_USED, GPU_TOTAL, GPU_USE = "gpu/memory_used", "gpu/memory_total", "gpu/utilization"
+TELL_EVERY_S = 1.0
+FORGET_AFTER_S = 15.0  # of a process that tells nothing any more
 
 
 def gpu_metrics(device: torch.device) -> dict[str, float]:
@@ -22,3 +37,78 @@ def _use(device: torch.device) -> dict[str, float]:
         return {GPU_USE: torch.cuda.utilization(device) / 100}
     except Exception:  # no package, or an NVML that refuses: a figure less, never a run less
         return {}
+
+
+def keep_telling(
+    tell: Callable[[Told], None],
+    kind: str,
+    name: str,
+    device: torch.device,
+    *,
+    read: Callable[[torch.device], Figures] = gpu_metrics,
+    every_s: float = TELL_EVERY_S,
+) -> threading.Event | None:
+    """Tell a process's figures again and again, from a thread, until the event is set.
+
+    Args:
+        tell: Takes what is told; called in the thread.
+        kind: `worker` or `scorer`.
+        name: Of the process, no other's of its kind: a worker's rank, say.
+        device: Of the process.
+        read: Gives the figures of a device.
+        every_s: Time between two.
+
+    Returns:
+        What ends it; `None` where there is nothing to tell, and no thread.
+    """
+    if not read(device):
+        return None
+    over = threading.Event()
+
+    def run() -> None:
+        while True:
+            tell((kind, name, read(device)))
+            if over.wait(every_s):
+                return
+
+    threading.Thread(target=run, daemon=True).start()
+    return over
+
+
+class OtherGpus:
+    """The newest figures of each process that tells some, as metrics.
+
+    Keys are `gpu/<kind><number>/...`; processes are numbered as they come, workers by their rank.
+
+    Args:
+        clock: Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._newest: dict[tuple[str, str], tuple[float, Figures]] = {}
+        self._numbers: dict[tuple[str, str], str] = {}
+
+    def update(self, told: Iterable[Told]) -> dict[str, float]:
+        """Take what was told since the last call; returns the metrics of all that still tell."""
+        now = self._clock()
+        for kind, name, figures in told:
+            of_kind = sum(each == kind for each, _ in self._numbers)
+            number = name if name.isdigit() else str(of_kind)
+            self._numbers.setdefault((kind, name), number)
+            self._newest[kind, name] = now, figures
+        metrics: dict[str, float] = {}
+        for (kind, name), (at, figures) in sorted(self._newest.items(), key=self._place):
+            if now - at <= FORGET_AFTER_S:
+                own = f"{PREFIX}{kind}{self._numbers[kind, name]}/"
+                metrics |= {own + key.removeprefix(PREFIX): v for key, v in figures.items()}
+        return metrics
+
+    def _place(self, item: Any) -> tuple[bool, int]:
+        kind, _ = key = item[0]
+        return kind != "worker", int(self._numbers[key])
+
+
+def log_of(stream: str) -> str:
+    """The board's log for what the processes of a stream tell."""
+    return f"gpu/{stream}"

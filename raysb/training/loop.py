@@ -17,6 +17,7 @@ from raysb.training.gpu import gpu_metrics
 from raysb.training.learner import Learner
 from raysb.training.schedule import Budget
 from raysb.training.settings import Evaluation, Training
+from raysb.training.stopping import EarlyStopping
 
 LINE_EVERY_S = 1.0  # between two `train` lines of metrics.jsonl
 
@@ -27,14 +28,17 @@ class Hooks:
 
     Args:
         evaluate: `() -> metrics` on the rows held out, collective; `None` without such rows.
-        save: `(metrics) -> None`, writes a checkpoint, collective.
+        save: `(metrics, score) -> None`, writes a checkpoint, collective; `score` is what was
+            evaluated at this very step, less is better, or `None`.
         record: `(line) -> None`, called by worker 0 only.
         stop: `() -> bool`, asked by worker 0 before each step: whether somebody asked the run to
             end. It is saved then, and not evaluated once more.
     """
 
     evaluate: Callable[[], dict[str, float]] | None = None
-    save: Callable[[Mapping[str, Any]], None] = field(default=lambda metrics: None)
+    save: Callable[[Mapping[str, Any], float | None], None] = field(
+        default=lambda metrics, score: None
+    )
     record: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
     stop: Callable[[], bool] = field(default=lambda: False)
 
@@ -49,7 +53,6 @@ class Loop:
         evaluation: How often to evaluate.
         budget: Progress of the schedule, and cost.
         hooks: What to call when.
-        seconds_before: Time that the run had taken when the stream's state was saved.
     """
 
     def __init__(
@@ -60,8 +63,6 @@ class Loop:
         evaluation: Evaluation,
         budget: Budget,
         hooks: Hooks,
-        *,
-        seconds_before: float = 0.0,
     ) -> None:
         self._learner = learner
         self._stream = stream
@@ -70,39 +71,71 @@ class Loop:
         self._budget = budget
         self._hooks = hooks
         self._last_line = time.monotonic()
-        self._start = self._last_line - seconds_before
+        self._start = self._last_save = self._last_line
+        self._epoch = 0  # the oldest that was not evaluated at its end
         self._evaluated_at = -1
+        self._num_lines = 0
         self._last: dict[str, Any] = {}
+        self._resumed = False
         self._stopped_by: str | None = None
+        self._stopping = EarlyStopping(training.patience)
+        self._best_at: int | None = None  # step of a best evaluation that is to be saved
 
     def run(self) -> dict[str, Any]:
         """Train; returns the last line of metrics."""
         training, stream = self._training, self._stream
-        # the epoch to resume in: earlier ones were evaluated before the checkpoint
-        epoch = stream.spec.plan(training.batch_size, training.epochs).epoch_of(stream.cursor.low)
         batches = stream.iter_batches(
             batch_size=training.batch_size,
             epochs=training.epochs,
-            model=self._learner.model,
+            model=self._learner.module,
             max_steps=training.max_steps,
             max_backprops=training.max_backprops,
             stop=self._must_stop,
+            save=self._must_save,
         )
         for batch in batches:
-            if stream.num_steps == 0:
+            if self._resumed:
+                self._record("resume")
+                self._resumed = False
+            elif stream.num_steps == 0:
                 self._record("start")
-            epoch = self._end_epochs(epoch)
-            self._learner.step(stream, batch, self._lr_factor())
-            self._after_step()
+            self._end_epochs()
+            if self._best_at is not None:
+                self._save()
+            if not self._stopping.over:
+                self._learner.step(stream, batch, self._lr_factor())
+                self._after_step()
+            if self._stopping.over:
+                break
+        batches.close()  # before the end is saved, also where training ends early
         if not self._interrupted():
-            self._end_epochs(epoch)
+            self._end_epochs()
             if self._evaluated_at != stream.num_steps:
                 self._evaluate("eval")
         reason = {"stopped_by": self._reason()}
         self._last |= self._line("end", reason)  # of the very step that is saved
-        self._hooks.save(self._last)
+        self._hooks.save(self._last, self._score())
         self._record("end", reason)
         return self._last
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the loop goes on from, as JSON."""
+        return {
+            "epoch": self._epoch,
+            "evaluated_at": self._evaluated_at,
+            "num_lines": self._num_lines,
+            "last": self._last,
+            "seconds": self.seconds,
+            "stopping": self._stopping.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; before `run`."""
+        self._epoch, self._evaluated_at = state["epoch"], state["evaluated_at"]
+        self._num_lines, self._last = state["num_lines"], dict(state["last"])
+        self._start = time.monotonic() - state["seconds"]
+        self._stopping.load_state_dict(state["stopping"])
+        self._resumed = True
 
     @property
     def seconds(self) -> float:
@@ -131,6 +164,11 @@ class Loop:
             self._stopped_by = f"train.max_cost={limit_cost:g}"
         return self._stopped_by is not None
 
+    def _must_save(self) -> bool:
+        """Asked on worker 0, before each step: whether the clock wants a checkpoint."""
+        every_s = self._training.checkpoint_every_s
+        return every_s is not None and time.monotonic() - self._last_save >= every_s
+
     def _reason(self) -> str | None:
         """On worker 0, what ended the run before its epochs were over; else `None`."""
         stream = self._stream
@@ -143,30 +181,45 @@ class Loop:
             limit = getattr(self._training, name)
             if limit is not None and done >= limit:
                 return f"train.{name}={limit}"
-        return self._stopped_by
+        return self._stopping.reason if self._stopping.over else self._stopped_by
 
     def _interrupted(self) -> bool:
         """Whether worker 0 was asked to stop; the other workers learn it here. Collective."""
         mine = np.array([self._reason() == INTERRUPTED], np.float64)
         return bool(self._stream.exchange.sum(mine)[0])
 
-    def _end_epochs(self, epoch: int) -> int:
+    def _end_epochs(self) -> None:
         """Evaluate once for each epoch that every worker has left behind."""
-        while epoch < self._stream.epoch:
+        while self._epoch < self._stream.epoch:
+            self._epoch += 1
             if self._evaluation.every == 0:
-                self._evaluate("epoch", epoch)
-            epoch += 1
-        return epoch
+                self._evaluate("epoch", self._epoch - 1)
 
     def _after_step(self) -> None:
         step, every = self._stream.num_steps, self._evaluation.every
         if every and step % every == 0:
             self._evaluate("eval")
         save_every = self._training.checkpoint_every
-        if save_every and step % save_every == 0:
-            self._hooks.save(self._last)
+        due = save_every and step % save_every == 0
+        if due or self._stream.must_save or self._best_at is not None:
+            self._save()
         if time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._record("train")
+
+    def _save(self) -> None:
+        """Write a checkpoint; a disk that is full ends no run that may go on without."""
+        try:
+            self._hooks.save(self._last, self._score())
+        except OSError as error:
+            self._record("not saved", {"error": f"{type(error).__name__}: {error}"})
+        self._last_save = time.monotonic()
+        self._best_at = None
+
+    def _score(self) -> float | None:
+        if self._evaluated_at != self._stream.num_steps:
+            return None
+        score = self._last.get("eval/error", self._last.get("eval/loss"))
+        return None if score is None else float(score)
 
     def _evaluate(self, kind: str, epoch: int | None = None) -> None:
         """One line with the loss of the rows trained since the last, and of those held out."""
@@ -178,13 +231,18 @@ class Loop:
             metrics["eval/seconds"] = time.monotonic() - start
         if epoch is not None:
             metrics["epoch"] = epoch
+        again = self._evaluated_at == self._stream.num_steps  # of an epoch without a step
         self._evaluated_at = self._stream.num_steps
         self._last |= metrics
         self._record(kind, metrics)
+        score = self._score()
+        if score is not None and not again and self._stopping.update(score):
+            self._best_at = self._evaluated_at if self._training.save_best else None
 
     def _record(self, kind: str, metrics: Mapping[str, Any] | None = None) -> None:
         self._last_line = time.monotonic()
         line = self._line(kind, metrics)
+        self._num_lines += 1
         self._last |= line
         if self._stream.exchange.rank == 0:
             self._hooks.record(line)
@@ -193,6 +251,7 @@ class Loop:
         stream = self._stream
         return {
             "kind": kind,
+            "line": self._num_lines,
             "step": stream.num_steps,
             "epoch": min(stream.epoch, self._training.epochs - 1),
             "fraction": stream.fraction,
@@ -234,4 +293,5 @@ def with_scores(line: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[st
     }
     if sums["num_judged"]:
         metrics["score/error"] = 1.0 - sums["num_correct"] / sums["num_judged"]
+    metrics |= {f"score/{name}": value for name, value in progress.get("audits", {}).items()}
     return {**line, **metrics}

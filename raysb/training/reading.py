@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from raysb.errors import DataError
 from raysb.schema import ID, PROBABILITY, WEIGHT, Batch, Indexed, Source, num_rows, take
+from raysb.scoring.cursor import Waiting
 from raysb.scoring.ledger import PoolRecord
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
@@ -67,6 +69,32 @@ class Reading:
             wanted = selector.preselect(whole[ID].astype(np.int64, copy=False), outlook, draws)
             batch = take(whole, wanted.rows)
         return batch | wanted.columns(scored=selector.needs_scores)
+
+    def read_waiting(
+        self, plan: PoolPlan, pool: int, waiting: Waiting, outlook: Outlook | None
+    ) -> Batch:
+        """The rows of a pool that were selected before a checkpoint and not trained.
+
+        Raises:
+            DataError: The pool has a row of the checkpoint no more.
+        """
+        if waiting.rows is None:  # nothing was scored: they are selected again
+            batch = self.read_wanted(plan, pool, outlook)
+            return take(batch, waiting.among(batch[ID].astype(np.int64, copy=False)))
+        try:
+            if isinstance(self.source, Indexed):
+                rows = waiting.among(self.source.index(*plan.locate(pool)))
+                distinct, place = np.unique(rows, return_inverse=True)
+                batch = take(self._read(plan, pool, distinct), place)
+            else:
+                whole = self.read(plan, pool)
+                batch = take(whole, waiting.among(whole[ID].astype(np.int64, copy=False)))
+        except KeyError as missing:
+            raise DataError(
+                f"pool {pool} has no row with the id {missing} any more, which was selected before "
+                "the checkpoint: the rows are not those of the run. Resume with the data it had"
+            ) from None
+        return batch | waiting.rows
 
     def _read(self, plan: PoolPlan, pool: int, rows: npt.NDArray[np.int64] | None) -> Batch:
         batch = read_pool(

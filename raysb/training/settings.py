@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from raysb.placement import check_resources
 from raysb.training.schedule import check_schedule
+from raysb.training.strategies import DDP, FSDP, PIPELINE, ROWS, SINGLE, check_strategy
 
 AXES = ("epochs", "steps", "cost")
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Epochs are 16 bits in the history: history.records.NEVER, repeated because settings load without
 # numpy; a test compares the two.
 MOST_EPOCHS = 65_535
@@ -17,11 +20,13 @@ _AT_LEAST = {  # whole numbers
     "batch_size": 1,
     "num_workers": 1,
     "checkpoint_every": 0,
+    "keep_checkpoints": 1,
     "max_failures": -1,
     "num_threads": 0,
+    "accumulate": 1,
 }
 _LIMITS = ("max_steps", "max_backprops", "max_time_s", "max_cost")
-_TABLES = ("optimizer_args", "loss_args", "schedule_args")
+_TABLES = ("optimizer_args", "loss_args", "schedule_args", "strategy_args")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,23 @@ class Training:
         schedule_axis: What the schedule's progress counts: epochs, steps (of max_steps) or cost
             (of max_cost).
         schedule_args: Arguments of the schedule: warmup, final, gamma, milestones, every.
+        strategy: How workers and devices share a step: ddp, fsdp, pipeline, single, data_parallel
+            or model_parallel.
+        strategy_args: Arguments of the strategy: split (model_parallel, pipeline: layers at which
+            the second and each further stage begins), schedule (pipeline: 1f1b or gpipe).
+        find_unused_parameters: Search every step for parameters that have no part in the loss;
+            only for ddp, which otherwise refuses such a model.
+        accumulate: Micro-batches of one size that the rows of a step are trained in, at least 1;
+            the gradient is that of all rows at once.
+        normalize: What the sum of weighted losses is divided by: rows, or weights (their sum,
+            which biases importance weights).
         clip_norm: Bound on the norm of the gradient, above 0; `none` leaves it.
+        dtype: Of the forward pass in training: float32, or bfloat16 (autocast; weights, losses and
+            the optimizer stay float32). Scorers have scoring.dtype, evaluations are in float32.
+        ema: Decay of an exponential moving average of the weights, above 0 and below 1; where there
+            is one, it is evaluated, and model.safetensors holds it, while scorers get the weights
+            themselves. Not with fsdp or pipeline.
+        compile: Pass the forward pass in training through torch.compile; for ddp and single.
         max_steps: Optimizer steps after which training ends, at least 1.
         max_backprops: Back-propagated rows after which training ends, at least 1.
         max_time_s: Seconds after which training ends, above 0.
@@ -52,8 +73,21 @@ class Training:
         num_cpus: CPUs that each worker asks Ray for, at least 0.
         num_gpus: GPUs that each worker asks Ray for where it uses one, above 0; a fraction leaves
             the rest of it to scorers.
-        checkpoint_every: Steps between checkpoints; 0 writes one at the end only.
+        resources: Custom resources that each worker asks Ray for, amounts by name, so that it lies
+            on machines that offer them.
+        checkpoint_every: Steps between checkpoints; 0: only those of the clock, and one at the end.
+        checkpoint_every_s: Seconds between checkpoints, above 0; `none`: only those of the steps.
+        keep_checkpoints: Newest checkpoints that are kept, at least 1; of those that were evaluated
+            at their step, the best one stays too.
+        save_best: Write a checkpoint after each evaluation that is the best so far, and the best
+            weights as model_best.safetensors at the end.
+        patience: Evaluations in a row without an improvement of eval/error (eval/loss, where right
+            and wrong cannot be told apart) after which training ends, at least 1; `none`: it does
+            not end by this.
         max_failures: Restarts of the worker group before the run gives up; -1 never does.
+        stall_after_s: Seconds without a scored pool or a step after which a run on Ray counts as
+            stalled: it says who waits for whom; `none` never.
+        on_stall: `report` it only, or `stop` the run with a checkpoint too.
         audit: Write ids, probability, weight and weights_step of every step.
         num_threads: Threads of torch in each process; 0 leaves torch's choice.
     """
@@ -69,7 +103,15 @@ class Training:
     schedule: str = "cosine"
     schedule_axis: str = "epochs"
     schedule_args: dict[str, Any] = field(default_factory=dict)
+    strategy: str = DDP
+    strategy_args: dict[str, Any] = field(default_factory=dict)
+    find_unused_parameters: bool = False
+    accumulate: int = 1
+    normalize: str = ROWS
     clip_norm: float | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    ema: float | None = None
+    compile: bool = False
     max_steps: int | None = None
     max_backprops: int | None = None
     max_time_s: float | None = None
@@ -78,8 +120,15 @@ class Training:
     use_gpu: bool | Literal["auto"] = "auto"
     num_cpus: float = 1.0
     num_gpus: float = 1.0
+    resources: dict[str, float] = field(default_factory=dict)
     checkpoint_every: int = 0
+    checkpoint_every_s: float | None = 300.0
+    keep_checkpoints: int = 2
+    save_best: bool = False
+    patience: int | None = None
     max_failures: int = 3
+    stall_after_s: float | None = 600.0
+    on_stall: Literal["report", "stop"] = "report"
     audit: bool = False
     num_threads: int = 0
 
@@ -100,6 +149,7 @@ class Training:
             raise ValueError(
                 f"train.num_gpus={self.num_gpus!r}: above 1, Ray gives whole GPUs only"
             )
+        check_resources("train", self.resources)
         self._check_limits()
         for name in _TABLES:
             if not isinstance(getattr(self, name), dict):
@@ -107,14 +157,16 @@ class Training:
                     f"train.{name}={getattr(self, name)!r}: must be a table of arguments by name"
                 )
         self._check_switches()
+        check_strategy(self)
+        self._check_step()
         check_schedule(self.schedule, self.schedule_args)
         self._check_axis()
 
     def _check_limits(self) -> None:
-        for name in ("max_steps", "max_backprops"):
+        for name in ("max_steps", "max_backprops", "patience"):
             if getattr(self, name) is not None:
                 _check_count(f"train.{name}", getattr(self, name), 1, also=", or none")
-        for name in ("clip_norm", "max_time_s", "max_cost"):
+        for name in ("clip_norm", "max_time_s", "max_cost", "checkpoint_every_s", "stall_after_s"):
             if getattr(self, name) is not None:
                 _check_amount(f"train.{name}", getattr(self, name), above=True, also=", or none")
 
@@ -125,8 +177,35 @@ class Training:
                 raise ValueError(f"train.{name}={value!r}: must be a name or an import path")
         if self.use_gpu not in (True, False, "auto"):
             raise ValueError(f"train.use_gpu={self.use_gpu!r}: must be true, false or auto")
-        if not isinstance(self.audit, bool):
-            raise TypeError(f"train.audit={self.audit!r}: must be true or false")
+        if self.on_stall not in ("report", "stop"):
+            raise ValueError(f"train.on_stall={self.on_stall!r}: must be report or stop")
+        for name in ("audit", "compile", "save_best"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"train.{name}={getattr(self, name)!r}: must be true or false")
+
+    def _check_step(self) -> None:
+        """What a step is made of, and whether the strategy has it."""
+        if self.dtype not in (FLOAT32, BFLOAT16):
+            raise ValueError(f"train.dtype={self.dtype!r}: must be {FLOAT32} or {BFLOAT16}")
+        if self.ema is not None:
+            _check_amount("train.ema", self.ema, above=True, also=", below 1, or none")
+            if self.ema >= 1:
+                raise ValueError(f"train.ema={self.ema!r}: must be above 0 and below 1, or none")
+        for name, on, without in (
+            ("dtype", self.dtype == BFLOAT16, (PIPELINE,)),
+            ("ema", self.ema is not None, (FSDP, PIPELINE)),
+        ):
+            if on and self.strategy in without:
+                raise ValueError(
+                    f"train.{name}={getattr(self, name)}: train.strategy={self.strategy} has it "
+                    f"not, since a worker holds a part of the model; leave train.{name} out, or "
+                    "set train.strategy=ddp"
+                )
+        if self.compile and self.strategy not in (SINGLE, DDP):
+            raise ValueError(
+                f"train.compile=true: not with train.strategy={self.strategy}; leave it out, or "
+                "set train.strategy=ddp (several workers) or single"
+            )
 
     def _check_axis(self) -> None:
         if self.schedule_axis not in AXES:

@@ -1,7 +1,8 @@
 """All that a stream is made of; small enough to be sent to every process of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -9,8 +10,10 @@ from torch import nn
 from raysb.history.ring import LossRing
 from raysb.losses import CrossEntropy
 from raysb.schema import LOSS, Batch, Source
+from raysb.scoring.agreement import Audits
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits, limits_for
+from raysb.scoring.proxy import Proxy, find_proxy
 from raysb.scoring.registry import find_score
 from raysb.scoring.scores import Score
 from raysb.scoring.settings import Scoring
@@ -54,8 +57,10 @@ class StreamSpec:
 
     Attributes:
         by: What is ranked.
+        proxy: Scores in place of the model that is trained.
 
     Raises:
+        ModelError: `scoring.proxy` does not fit the model, or is none.
         ValueError: The parts do not go together.
     """
 
@@ -71,6 +76,7 @@ class StreamSpec:
     seed: int = 0
     name: str = "train"
     by: Score = field(init=False)
+    proxy: Proxy | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         selector = self.selector
@@ -82,6 +88,15 @@ class StreamSpec:
             )
         self._check_adjustments()
         object.__setattr__(self, "by", self._find_score())
+        if self.scored and selector.records_backward and self.scoring.proxy is not None:
+            raise ValueError(
+                f"scoring.proxy={self.scoring.proxy!r} with {type(selector).__name__}: losses of "
+                "training steps, of the live model, would be ranked among those of another one. "
+                "Leave it out, or take a selector that scores every row"
+            )
+        if self.scored and self.scoring.proxy is not None:
+            live = partial(self.task.build, self.seed)
+            object.__setattr__(self, "proxy", find_proxy(self.scoring.proxy, live))
         if self.scored and selector.records_backward and self.scoring.image_scale < 1:
             raise ValueError(
                 f"scoring.image_scale={self.scoring.image_scale} with {type(selector).__name__}: "
@@ -188,6 +203,36 @@ class StreamSpec:
             num_rows=self.source.num_rows, pool_rows=self.pool_rows(batch_size), epochs=epochs
         )
 
+    def identity(self, batch_size: int) -> dict[str, Any]:
+        """What decides which rows are in which pool and what is ranked, as JSON."""
+        return {
+            "num_rows": self.source.num_rows,
+            "pool_rows": self.pool_rows(batch_size),
+            "seed": self.seed,
+            "score": self.by.name if self.scored else None,
+        }
+
+    def check_identity(self, saved: Mapping[str, Any], batch_size: int) -> None:
+        """Refuse a checkpoint whose pools are other ones.
+
+        Raises:
+            ValueError: A setting that must stay as it was is another one now.
+        """
+        mine = self.identity(batch_size)
+        keys = {
+            "num_rows": "the rows of data.train",
+            "pool_rows": "scoring.batch_size" if self.scored else "train.batch_size",
+            "seed": "run.seed",
+            "score": "selector.kind or scoring.score",
+        }
+        for name, key in keys.items():
+            if saved[name] != mine[name]:
+                raise ValueError(
+                    f"the checkpoint was written with {name}={saved[name]}, this run has "
+                    f"{mine[name]}: the rows and scores it names would be others. Leave {key} as "
+                    "it was, or start a new run with model.init=RUN_DIR/model.safetensors"
+                )
+
     def limits(self, batch_size: int, num_workers: int) -> Limits:
         """What the ledger is to enforce.
 
@@ -233,6 +278,7 @@ class StreamSpec:
             ring=LossRing(max(self.selector.history, 1)) if self.scored else None,
             rows_per_epoch=self.source.num_rows,
             max_nonfinite_fraction=self.scoring.max_nonfinite_fraction,
+            audits=Audits(self.scoring.min_agreement),
         )
 
     @property
@@ -245,6 +291,7 @@ class StreamSpec:
             by=self.by,
             dtype=self.scoring.dtype,
             image_scale=self.scoring.image_scale,
+            proxy=self.proxy,
             adjustments=self.adjust,
             classes=getattr(self.task.loss, "target", None) if self.adjust.needs_classes else None,
         )

@@ -5,6 +5,7 @@ schedules both imports this file too. On two cores that is seconds of every star
 """
 
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,10 +19,12 @@ from raysb.board import Board
 from raysb.errors import StreamOrderError
 from raysb.history.shards import LossHistory
 from raysb.schema import ID, POOL, Batch, num_rows, take
+from raysb.scoring.cursor import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.selection.base import Selector
 from raysb.selection.preselection import Outlook
 from raysb.source.plan import PoolPlan
+from raysb.stacks import leave_stacks
 from raysb.training.faults import telling
 from raysb.training.memory import keep_freed_pages
 from raysb.training.reading import Reading, unscored_record, with_weights
@@ -61,6 +64,7 @@ class StreamHandle:
         ledger: Gate, distribution, cursor.
         board: Weights and splits.
         history: What is known per sample, `None` where nothing is scored.
+        stacks: Folder where processes leave a file for their stacks; `None`: they do not.
     """
 
     spec: list[Any]
@@ -69,6 +73,12 @@ class StreamHandle:
     ledger: LedgerClient
     board: Board
     history: LossHistory | None
+    stacks: str | None = None
+
+    def can_be_asked(self, role: str) -> None:
+        """Let this process write its stacks where the watchdog asks for them."""
+        if self.stacks is not None:
+            leave_stacks(self.stacks, role)
 
     def get_spec(self) -> "StreamSpec":
         """Fetch what the stream is made of."""
@@ -77,6 +87,16 @@ class StreamHandle:
     def get_reading(self) -> Reading:
         """Fetch how rows are read."""
         return cast(Reading, ray.get(self.reading[0]))
+
+    def lost(self) -> str | None:
+        """Which of the actors is gone that nothing can replace; `None`: all are there."""
+        asked = {"the ledger": self.ledger.progress, "the board": self.board.ping}
+        for name, ask in asked.items():
+            try:
+                ask()
+            except ray.exceptions.RayActorError:
+                return name
+        return None
 
 
 class Outlooks:
@@ -128,27 +148,45 @@ def outlook_name(stream: str, generation: int, epoch: int) -> str:
     return f"outlook/{stream}/{generation}/{epoch % 2}"
 
 
-class PoolReader:
-    """A reader actor of Ray Data: turns a pool's number into rows, no further ahead than needed.
+@dataclass(frozen=True)
+class Flow:
+    """One execution: a generation of the worker group, from where training stands to the end.
 
     Args:
         handle: The stream's actors.
         plan: The pools of the run.
         generation: Of the worker group that it serves.
-        done: Pools that are trained already.
+        cursor: A list of one reference to the `Cursor` that it starts from.
     """
 
-    def __init__(
-        self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
-    ) -> None:
+    handle: StreamHandle
+    plan: PoolPlan
+    generation: int
+    cursor: list[Any]
+
+    def get_cursor(self) -> Cursor:
+        """Fetch where training stood."""
+        return cast(Cursor, ray.get(self.cursor[0]))
+
+
+class PoolReader:
+    """A reader actor of Ray Data: turns a pool's number into rows, no further ahead than needed.
+
+    Args:
+        flow: The execution that it is of.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        handle, plan, generation = flow.handle, flow.plan, flow.generation
+        handle.can_be_asked("reader")
         self._reading = handle.get_reading()
         self._scored = self._reading.selector.needs_scores
         self._outlooks = Outlooks(handle, plan, self._reading.selector, generation)
-        self._history = handle.history
+        self._history = handle.history and handle.history.of(generation)
         self._ledger = handle.ledger
         self._plan = plan
         self._generation = generation
-        self._done = done
+        self._cursor = flow.get_cursor()
         self._nothing: Batch | None = None
         self._one_at_a_time = Lock()
 
@@ -158,10 +196,12 @@ class PoolReader:
             return as_block(self._rows(int(numbers[POOL][0])))
 
     def _rows(self, pool: int) -> Batch:
-        if pool in self._done:
+        if pool in self._cursor.done:
             return self.empty(pool)
         if not self._ledger.admit(self._generation, pool, self._reading.num_readers):
             return self.empty(pool)
+        if pool in self._cursor.waiting:
+            return self.read_waiting(pool)
         batch = self.read(pool)
         return batch if self._scored and num_rows(batch) else self.pass_on(pool, batch)
 
@@ -170,6 +210,12 @@ class PoolReader:
         outlook = self._outlooks.of(pool)  # may wait for a pool that this reader holds too
         with self._one_at_a_time:
             return self._reading.read_wanted(self._plan, pool, outlook)
+
+    def read_waiting(self, pool: int) -> Batch:
+        """The rows of a pool that were selected before, as they were."""
+        outlook, waiting = self._outlooks.of(pool), self._cursor.waiting[pool]
+        with self._one_at_a_time:
+            return self._reading.read_waiting(self._plan, pool, waiting, outlook)
 
     def empty(self, pool: int) -> Batch:
         """A block without rows that shows which columns there are."""
@@ -199,34 +245,43 @@ class PoolScorer:
     """A scorer actor of Ray Data: `selection.scorer.Scorer` with the run's actors at hand.
 
     Args:
-        handle: The stream's actors.
-        plan: The pools of the run.
-        generation: Of the worker group that it serves.
+        flow: The execution that it is of.
     """
 
-    def __init__(self, handle: StreamHandle, plan: PoolPlan, generation: int) -> None:
+    def __init__(self, flow: Flow) -> None:
+        handle = flow.handle
+        import torch
+
         from raysb.selection.scorer import Scorer
+        from raysb.training.gpu import keep_telling, log_of
         from raysb.weights import FlatState, WeightStore
 
         keep_freed_pages()  # calls run in threads that are not the main one
+        handle.can_be_asked("scorer")
         spec = handle.get_spec()
         if handle.history is None:
             raise StreamOrderError("a scorer needs a loss history")
         self._ledger = handle.ledger
+        self._waiting = flow.get_cursor().waiting.keys()
         self.scorer = Scorer(
             spec.pool_scoring,
             handle.ledger,
-            handle.history,
+            handle.history.of(flow.generation),
             lambda model: WeightStore(live=FlatState(model)).fetch,
-            plan.locate,
-            generation=generation,
+            flow.plan.locate,
+            generation=flow.generation,
             device="cuda" if spec.scoring.num_gpus else "cpu",
         )
+        if spec.scoring.num_gpus:
+            tell = partial(handle.board.append, log_of(handle.name))
+            own = ray.get_runtime_context().get_actor_id()
+            keep_telling(tell, "scorer", str(own), torch.device("cuda"))
 
     def __call__(self, batch: Batch) -> Any:
-        """The selected rows of a pool."""
+        """The selected rows of a pool; as they are where they were selected before."""
         with telling(self._ledger):
-            return as_block(self.scorer(batch))
+            selected = num_rows(batch) and int(batch[POOL][0]) in self._waiting
+            return as_block(batch if selected else self.scorer(batch))
 
 
 class ReadingScorer:
@@ -236,20 +291,15 @@ class ReadingScorer:
     light. A pool is read when it is granted: the scorer's other pool hides that time.
 
     Args:
-        handle: The stream's actors.
-        plan: The pools of the run.
-        generation: Of the worker group that it serves.
-        done: Pools that are trained already.
+        flow: The execution that it is of.
     """
 
-    def __init__(
-        self, handle: StreamHandle, plan: PoolPlan, generation: int, done: frozenset[int]
-    ) -> None:
-        self._reader = PoolReader(handle, plan, generation, done)
-        self._scorer = PoolScorer(handle, plan, generation).scorer
-        self._ledger = handle.ledger
-        self._plan = plan
-        self._done = done
+    def __init__(self, flow: Flow) -> None:
+        self._reader = PoolReader(flow)
+        self._scorer = PoolScorer(flow).scorer
+        self._ledger = flow.handle.ledger
+        self._plan = flow.plan
+        self._cursor = flow.get_cursor()
 
     def __call__(self, numbers: Batch) -> Any:
         """The selected rows of a pool; none when it is trained already or the run is over."""
@@ -257,8 +307,10 @@ class ReadingScorer:
             return as_block(self._rows(int(numbers[POOL][0])))
 
     def _rows(self, pool: int) -> Batch:
+        if pool in self._cursor.waiting:
+            return self._reader.read_waiting(pool)
         _, start, stop = self._plan.locate(pool)
-        grant = None if pool in self._done else self._scorer.ask(pool, stop - start)
+        grant = None if pool in self._cursor.done else self._scorer.ask(pool, stop - start)
         if grant is None:
             return self._reader.empty(pool)
         batch = self._reader.read(pool)

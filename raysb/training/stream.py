@@ -6,12 +6,13 @@ the board. The flow starts as pool numbers, not as read tasks: Ray would put eve
 the object store before the first one runs (182 s for 1e5 pools, against 6 s for 1e6 numbers).
 """
 
+import itertools
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,10 @@ from torch import nn
 from raysb.errors import NonFiniteError, RaysbError, ResourceError, StreamOrderError
 from raysb.history.shards import LossHistory
 from raysb.history.table import LossTable
+from raysb.interrupt import stop_name
+from raysb.placement import READER_SHARE, amounts
 from raysb.schema import POOL, Batch, Floats, Ids, Published
-from raysb.scoring.ledger import Cursor
+from raysb.scoring.cursor import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
@@ -32,6 +35,7 @@ from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
 from raysb.training.precision import full_float32
 from raysb.training.stages import (
+    Flow,
     PoolReader,
     PoolScorer,
     ReadingScorer,
@@ -42,6 +46,7 @@ from raysb.weights import FlatState, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
+LOOK_EVERY_S = 5  # while there are no rows
 IN_FLIGHT = 2  # pools at an actor
 BACKWARD_STEPS = 8  # whose losses go to the history at once: a call costs .3 ms
 TELL_EVERY_S = 0.02  # of steps: a call takes 1 ms of the trainer's process, and 1.5 of the ledger's
@@ -95,7 +100,8 @@ class RayStream(BatchStream):
         self._split: Any = None
         self._backward: list[tuple[Ids, Floats]] = []  # of the last steps, not yet sent
         self._backward_from = 0  # the first of these
-        self._restored: Mapping[str, Any] | None = None
+        self._restored: Mapping[str, Any] | None = None  # a checkpoint to begin from
+        self._history: LossHistory | None = None  # as this generation writes to it
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -104,7 +110,9 @@ class RayStream(BatchStream):
         plan = self.spec.plan(batch_size, epochs)
         self._consumed_before = self.num_backpropped
         self._limits = self.spec.limits(batch_size, self.exchange.world_size)
+        self._published_at = self.num_steps
         if self.exchange.rank == 0:
+            known = self._restored or self._nothing_known()
             self._generation = self._handle.ledger.open(
                 self._limits,
                 self.cursor,
@@ -112,9 +120,9 @@ class RayStream(BatchStream):
                 self.num_steps,
                 self._first(model),
                 plan.pools_per_epoch if self.spec.selector.looks_back else None,
+                known["ledger"],
             )
-            if self.spec.selector.looks_back and self._handle.history is not None:
-                self._restore_past(self._handle.history)
+            self._restore_past(known)
             pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
             self._teller = Teller(self._handle.ledger, self._generation, pause_s)
             splits = self._build(plan, batch_size).streaming_split(
@@ -122,7 +130,10 @@ class RayStream(BatchStream):
             )
             # by reference: whoever holds the iterators themselves must import Ray Data
             self._handle.board.put(self._key(), self._generation, [ray.put(splits)])
+        self._restored = None
         self._generation = self.exchange.gather_objects(getattr(self, "_generation", None))[0]
+        if self._handle.history is not None:
+            self._history = self._handle.history.of(self._generation)
         _, (reference,) = self._handle.board.get(self._key(), at_least=self._generation)
         self._split = ray.get(reference)[self.exchange.rank]
         return plan
@@ -132,7 +143,6 @@ class RayStream(BatchStream):
 
     def _first(self, model: nn.Module | None) -> Published | None:
         """The weights of this generation's first scores."""
-        self._published_at = self.num_steps
         if not self.spec.scored:
             return None
         if model is not None:
@@ -149,25 +159,26 @@ class RayStream(BatchStream):
         context.print_on_execution_start = False
         context.raise_original_map_exception = True  # a DataError stays one
         context.custom_execution_callback_classes = [ShortWaits]
-        common = (self._handle, plan, self._generation)
-        done = frozenset(self.cursor.done)
+        flow_of = (Flow(self._handle, plan, self._generation, [ray.put(self.cursor)]),)
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
         flow = ray.data.from_arrow(numbers).repartition(target_num_rows_per_block=1)
         if spec.num_readers:
             flow = flow.map_batches(
                 PoolReader,
-                fn_constructor_args=(*common, done),
+                fn_constructor_args=flow_of,
                 batch_size=None,
                 num_cpus=READER_CPUS,
+                resources=amounts(scoring.resources, READER_SHARE),
                 compute=pool_of(spec.num_readers),
             )
         if spec.scored:
             flow = flow.map_batches(
                 PoolScorer if spec.num_readers else ReadingScorer,
-                fn_constructor_args=common if spec.num_readers else (*common, done),
+                fn_constructor_args=flow_of,
                 batch_size=None,
                 num_cpus=scoring.num_cpus,
                 num_gpus=scoring.num_gpus or None,
+                resources=amounts(scoring.resources),
                 compute=pool_of(scoring.num_actors),
             )
         if self._limits.lockstep:
@@ -192,37 +203,46 @@ class RayStream(BatchStream):
         """The next block; an error where Ray would wait for ever for a place to read."""
         if arrivals.empty() and self.exchange.rank == 0:
             self._teller.hurry()
-        while True:
-            try:
-                return arrivals.get(timeout=START_LIMIT_S)
-            except queue.Empty:
-                if not self._handle.ledger.progress()["asked"]:
-                    raise ResourceError(
-                        f"no reader has started in {START_LIMIT_S} s: Ray finds no CPU for the "
-                        "readers or for its own planning tasks. Lower scoring.num_cpus, "
-                        "scoring.num_actors or train.num_cpus, or join a larger cluster"
-                    ) from None
+        for waited in itertools.count(1):
+            with suppress(queue.Empty):
+                return arrivals.get(timeout=LOOK_EVERY_S)
+            if self._handle.board.version(stop_name(self._handle.name)) > 0:
+                return _END  # no row may ever come; those that wait are in the checkpoint
+            if waited * LOOK_EVERY_S < START_LIMIT_S or waited % 12:
+                continue
+            if not self._handle.ledger.progress()["asked"]:
+                raise ResourceError(
+                    f"no reader has started in {START_LIMIT_S} s: Ray finds no CPU for the "
+                    "readers or for its own planning tasks. Lower scoring.num_cpus, "
+                    "scoring.num_actors or train.num_cpus, or join a larger cluster"
+                )
+
+    def publishes(self) -> bool:
+        """Whether the next `step` publishes weights; see `BatchStream.publishes`."""
+        return self.spec.scored and self._limits.due(self.num_steps + 1, self._published_at)
 
     def _publish(self, model: nn.Module) -> None:
+        due = self.spec.scored and self._limits.due(self.num_steps, self._published_at)
+        if due:
+            self._published_at = self.num_steps
         if self.exchange.rank != 0:
             return
         packed = None
-        if self.spec.scored and self._limits.due(self.num_steps, self._published_at):
+        if due:
             if self._weights is None:
                 self._weights = WeightStore(live=FlatState(model))
             packed = self._weights.pack()
-            self._published_at = self.num_steps
-        self._teller.tell(self.num_steps, self.num_backpropped - self._consumed_before, packed)
+        consumed = self.num_backpropped - self._consumed_before
+        self._teller.tell(Step(self.num_steps, consumed, self.oldest, packed))
 
     def _record_backward(self, ids: Ids, losses: Floats) -> None:
-        history = self._handle.history
-        if history is None:
+        if self._history is None:
             return
         if not self._backward:
             self._backward_from = self.num_steps
         self._backward.append((ids, losses))
         if self._limits.lockstep or len(self._backward) >= BACKWARD_STEPS:
-            self._send_backward(history)
+            self._send_backward(self._history)
 
     def _send_backward(self, history: LossHistory) -> None:
         """Losses of several steps in one call; in lockstep all are there before a step is told."""
@@ -234,8 +254,8 @@ class RayStream(BatchStream):
             history.flush()
 
     def _close(self) -> None:
-        if self._handle.history is not None:
-            self._send_backward(self._handle.history)
+        if self._history is not None:
+            self._send_backward(self._history)
         if self.exchange.rank == 0:
             self._teller.close()
             self._handle.ledger.close(self._generation)
@@ -261,20 +281,19 @@ class RayStream(BatchStream):
 
         Complete on worker 0, which writes the checkpoint.
         """
-        consumed = self.all_consumed()
-        mine = self._handle.ledger.cursor(consumed) if self.exchange.rank == 0 else None
-        low, done = self.exchange.gather_objects(mine)[0]
-        state: dict[str, Any] = {
-            "num_steps": self.num_steps,
-            "num_backpropped": self.num_backpropped,
-            "cursor": [low, list(done)],
+        trained, counters = self.all_trained(), self.counters()
+        if self._history is not None:
+            self._send_backward(self._history)
+        if self.exchange.rank != 0:
+            return {"counters": counters}
+        cursor, ledger = self._handle.ledger.saved(trained, self.oldest)
+        return {
+            "cursor": cursor.state_dict(),
+            "counters": counters,
+            "ledger": ledger,
+            "outlooks": self._outlooks(cursor.low),
+            "history": None if self._history is None else self._history.state_dict(),
         }
-        if self.exchange.rank == 0:
-            state["ledger"] = self._handle.ledger.state_dict()
-            state["outlooks"] = self._outlooks(low)
-            if self._handle.history is not None:
-                state["history"] = self._handle.history.state_dict()
-        return state
 
     def _outlooks(self, low: int) -> dict[str, Any]:
         """What the selector looks back at in the epochs that are under way."""
@@ -288,35 +307,23 @@ class RayStream(BatchStream):
     def _outlook_name(self, epoch: int) -> str:
         return outlook_name(self._handle.name, self._generation, epoch)
 
-    def _restore_past(self, history: LossHistory) -> None:
-        """Set what a selector looks back at to where training stands: what came later is undone."""
-        state = self._restored or {"history": LossTable().state_dict(), "outlooks": {}}
-        history.load_state_dict(state["history"])
-        for epoch, outlook in state["outlooks"].items():
+    def _nothing_known(self) -> dict[str, Any]:
+        """What a checkpoint would hold before the first step."""
+        history = LossTable().state_dict() if self._handle.history is not None else None
+        return {"ledger": self.spec.ledger().state_dict(), "outlooks": {}, "history": history}
+
+    def _restore_past(self, known: Mapping[str, Any]) -> None:
+        """Set all that is known to where training stands: what came later is undone."""
+        if self._handle.history is not None:
+            self._handle.history.of(self._generation).load_state_dict(known["history"])
+        for epoch, outlook in known["outlooks"].items():
             self._handle.board.put(self._outlook_name(int(epoch)), int(epoch), outlook)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken; before `iter_batches`, on every worker."""
-        low, done = state["cursor"]
-        self.cursor = Cursor(low, tuple(done))
-        self.num_steps = state["num_steps"]
-        self.num_backpropped = state["num_backpropped"]
+        self.cursor = Cursor.from_state(state["cursor"])
+        self.load_counters(state["counters"])
         self._restored = state
-        ledger = self._handle.ledger
-        if ray.train.get_context().get_world_rank() or ledger.progress()["generation"]:
-            return  # after a fault ledger and history are still there, and know more
-        ledger.load_state_dict(state["ledger"])
-        if self._handle.history is not None and state.get("history") is not None:
-            self._handle.history.load_state_dict(state["history"])
-
-    def committed(self, low: int) -> None:
-        """A checkpoint with all pools before `low` behind it is safe: they may be forgotten.
-
-        Call it on every worker; without it each keeps some 150 bytes a pool.
-        """
-        self.consumed = {pool: rows for pool, rows in self.consumed.items() if pool >= low}
-        if self.exchange.rank == 0:
-            self._handle.ledger.forget(low)
 
 
 def pool_of(size: int) -> Any:
@@ -355,6 +362,15 @@ def user_error(error: BaseException) -> BaseException:
     return error
 
 
+class Step(NamedTuple):
+    """What is told of a step."""
+
+    step: int  # steps done
+    num_consumed: int  # rows trained by this generation
+    oldest: int  # all pools before this one are trained
+    packed: Any = None  # weights, where it publishes
+
+
 class Teller:
     """Tells the ledger of steps, in a thread of its own: a step does not wait for the object store.
 
@@ -371,7 +387,7 @@ class Teller:
         self._ledger = ledger
         self._generation = generation
         self._pause_s = pause_s
-        self._steps: deque[tuple[int, int, Any]] = deque()
+        self._steps: deque[Step] = deque()
         self._changed = threading.Condition()
         self._hurry = threading.Event()
         self._closed = False
@@ -379,14 +395,14 @@ class Teller:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def tell(self, step: int, num_consumed: int, packed: Any) -> None:
-        """Hand over a step; `packed` weights where it publishes. Raises what stopped the thread."""
+    def tell(self, step: Step) -> None:
+        """Hand over a step. Raises what stopped the thread."""
         if self._error is not None:
             raise self._error
         with self._changed:
-            if self._steps and (packed is not None or self._steps[-1][2] is None):
+            if self._steps and (step.packed is not None or self._steps[-1].packed is None):
                 self._steps.pop()  # not one that publishes, in favour of one that does not
-            self._steps.append((step, num_consumed, packed))
+            self._steps.append(step)
             self._changed.notify()
 
     def hurry(self) -> None:
@@ -407,16 +423,16 @@ class Teller:
         store = WeightStore()
         try:
             while (told := self._next()) is not None:
-                step, num_consumed, packed = told
+                step, num_consumed, oldest, packed = told
                 weights = None if packed is None else store.publish(step, packed)
-                self._ledger.stepped(self._generation, step, num_consumed, weights)
+                self._ledger.stepped(self._generation, step, num_consumed, weights, oldest)
                 if not self._closed:
                     self._hurry.wait(self._pause_s)
                     self._hurry.clear()
         except BaseException as error:
             self._error = error  # the next `tell` raises it, in the worker's own thread
 
-    def _next(self) -> tuple[int, int, Any] | None:
+    def _next(self) -> Step | None:
         """Wait for a step; `None` when all are told and no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._steps or self._closed)

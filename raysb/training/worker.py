@@ -1,24 +1,23 @@
 """The loop of one Ray Train worker: build, restore, train, save."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from raysb.interrupt import listen
-from raysb.optim.registry import build_optimizer
 from raysb.schema import Batch, Source
 from raysb.seeding import key
-from raysb.training.checkpoint import load, rng_state, save, set_rng_state
+from raysb.training.audit import Audit
+from raysb.training.checkpoints import Checkpoints
 from raysb.training.evaluation import evaluate
 from raysb.training.faults import telling
+from raysb.training.generators import rng_state, seed, set_rng_state
+from raysb.training.gpu import OtherGpus, keep_telling, log_of
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
 from raysb.training.memory import keep_freed_pages
@@ -36,6 +35,7 @@ class Job:
         stream: Where rows come from.
         training: Epochs, batch size, optimizer, limits.
         evaluation: How often, and with how many rows at once.
+        checkpoints: Where they are written, and where the newest is found to go on from.
         optimizer: Class, partial of one, or `(model) -> Optimizer`; `None`: the settings' own.
         held_out: Rows to evaluate on, or `None`.
         on_step: Called after every step, for the audit.
@@ -44,6 +44,7 @@ class Job:
     stream: StreamHandle
     training: Training
     evaluation: Evaluation
+    checkpoints: Checkpoints
     optimizer: Any = None
     held_out: Source | None = None
     on_step: Callable[[int, int, Batch], None] | None = None
@@ -57,8 +58,8 @@ class Job:
 def train_loop_per_worker(config: Mapping[str, Any]) -> None:
     """Train on this worker's share of the stream; `config["job"]` says what."""
     job: Job = config["job"]
-    if job.stream.ledger.progress()["failure"]:
-        return  # the data or the model is at fault, not a machine: another try ends like the last
+    if job.stream.lost() or job.stream.ledger.progress()["failure"]:
+        return  # another try would end like the last; the driver knows what to do
     with telling(job.stream.ledger):
         Worker(job).run()
 
@@ -72,6 +73,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         keep_freed_pages()
+        job.stream.can_be_asked("worker")
         if ray.train.get_context().get_world_rank() == 0:
             job.stream.board.append(job.log, {"kind": "phase", "name": "workers"})
         if job.training.num_threads:
@@ -81,23 +83,26 @@ class Worker:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # Ray lets every worker of a machine see all its GPUs
         self._stream = RayStream(job.stream, device=device, on_step=job.on_step)
-        spec = self._stream.spec
-        self._module = spec.task.build(spec.seed).to(device)
+        self._gpus, self._gpu_log = OtherGpus(), log_of(job.stream.name)
         rank = ray.train.get_context().get_world_rank()
-        torch.manual_seed(key(spec.seed, "training", rank))
-        self._seconds = 0.0  # of training before this start
-        restored = self._restore_model()
-        self._learner = Learner(
-            spec.task,
-            distribute(self._module),
-            build_optimizer(self._module, job.training, job.optimizer),
-            job.training.clip_norm,
+        if rank != 0:  # worker 0 adds its own to its lines
+            tell = partial(job.stream.board.append, self._gpu_log)
+            keep_telling(tell, "worker", str(rank), device)
+        spec = self._stream.spec
+        self._module = spec.task.build(spec.seed)
+        seed(key(spec.seed, "training", rank))
+        self._saved: str | None = None  # name of the newest checkpoint, on worker 0
+        self._restored = restored = self._restore_model()
+        self._learner = Learner.build(
+            spec.task, self._module, job.training, ray.train.torch.get_devices(), job.optimizer
         )
         if restored is not None:
             self._learner.load_state_dict(restored["learner"])
-            set_rng_state(restored["learner"]["rngs"][rank])  # each worker its own
-            self._seconds = restored["learner"]["seconds"]
+            if rank < len(rngs := restored["learner"]["rngs"]):
+                set_rng_state(rngs[rank])  # each worker its own
             self._stream.load_state_dict({**restored["stream"], "history": restored["history"]})
+            if rank == 0 and isinstance(job.on_step, Audit):
+                job.on_step.forget_after(self._stream.num_steps)
 
     def run(self) -> None:
         """Train to the end."""
@@ -113,62 +118,59 @@ class Worker:
                 record=self._record,
                 stop=listen(self._job.stream.board, self._job.stream.name),
             ),
-            seconds_before=self._seconds,
         )
-        self._loop.run()
+        if self._restored is not None:
+            self._loop.load_state_dict(self._restored["stream"]["loop"])
+            self._restored = None  # the history in it may be large
+        metrics = self._loop.run()
+        self._report(metrics)
 
     def _restore_model(self) -> dict[str, Any] | None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as folder:
-            return load(Path(folder), model=self._module)
+        newest = self._job.checkpoints.newest()
+        return None if newest is None else self._job.checkpoints.load(newest, self._module)
 
     def _evaluate(self) -> dict[str, float]:
         if self._job.held_out is None:
             return {}
         return evaluate(
             self._stream.task,
-            self._module,
+            self._learner.judged(),
             self._job.held_out,
             self._stream.exchange,
             batch_size=self._job.evaluation.batch_size,
         )
 
-    def _save(self, metrics: Mapping[str, Any]) -> None:
-        """Write a checkpoint; returns when it is committed."""
+    def _save(self, metrics: Mapping[str, Any], score: float | None) -> None:
+        """Write a checkpoint; worker 0 returns when it is committed."""
         state = self._stream.state_dict()
         rngs = self._stream.exchange.gather_objects(rng_state())
+        learner = self._learner.state_dict()
+        self._learner.parallel.gather()
         if self._stream.exchange.rank != 0:
-            ray.train.report({})
-            self._stream.committed(state["cursor"][0])
             return
-        history = state.pop("history", None)
-        with tempfile.TemporaryDirectory(prefix="raysb-") as folder:
-            save(
-                Path(folder),
-                model=self._module,
-                learner={
-                    **self._learner.state_dict(),
-                    "rngs": rngs,  # of every worker; `rng` is that of who saves
-                    "seconds": self._loop.seconds,
-                },
-                stream=state,
-                history=history,
-            )
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(dict(metrics), checkpoint=checkpoint)
-        self._stream.committed(state["cursor"][0])
+        history = state.pop("history")
+        self._saved = self._job.checkpoints.save(
+            self._stream.num_steps,
+            score=score,
+            model=self._module,
+            learner={**learner, "rngs": rngs},  # `rng` is that of who saves
+            stream={**state, "loop": self._loop.state_dict()},
+            history=history,
+        )
+
+    def _report(self, metrics: Mapping[str, Any]) -> None:
+        """Tell Ray Train how it ended, and where the last checkpoint lies. Collective."""
+        if self._saved is None:
+            ray.train.report({})
+            return
+        checkpoint = ray.train.Checkpoint(f"{self._job.checkpoints.folder}/{self._saved}")
+        ray.train.report(
+            dict(metrics),
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
 
     def _record(self, line: dict[str, Any]) -> None:
-        self._job.stream.board.append(self._job.log, with_scores(line, self._stream.progress()))
-
-
-def distribute(model: nn.Module) -> nn.Module:
-    """Wrap for data-parallel training where there are several workers."""
-    if ray.train.get_context().get_world_size() == 1:
-        return model
-    device = next(model.parameters()).device
-    return DistributedDataParallel(
-        model, device_ids=[device.index] if device.type == "cuda" else None
-    )
+        board = self._job.stream.board
+        others = self._gpus.update(board.drain(self._gpu_log))
+        board.append(self._job.log, with_scores(line | others, self._stream.progress()))

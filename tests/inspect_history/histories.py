@@ -33,6 +33,6 @@ def write_checkpoint(run, step, ids, records):
         Path(run) / f"checkpoint_{step:09d}",
         model=nn.Linear(1, 1),
         learner={},
-        stream={"num_steps": step},
+        stream={"counters": {"num_steps": step}},
         history=table.state_dict() if len(ids) else None,
     )

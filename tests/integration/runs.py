@@ -2,6 +2,7 @@
 longer to start than a stream does to run."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from raysb.stream import SelectiveStream
 from raysb.task import inputs
 from raysb.training.audit import Audit, read_audit
 from raysb.training.learner import Learner
+from raysb.training.settings import Training
 from raysb.training.stream import get_stream
-from raysb.training.worker import distribute
 
 FEATURES, CLASSES = 6, 3
 
@@ -57,6 +58,7 @@ class Case:
     iterate: dict[str, Any] = field(default_factory=dict)
     forward: Any = field(default_factory=lambda: inputs("x"))
     readers: int = 1
+    training: dict[str, Any] = field(default_factory=dict)  # strategy and what goes with it
 
     def stream(self, **options: Any) -> SelectiveStream:
         """The stream, with its name."""
@@ -85,18 +87,23 @@ def consume(case: Case, folder: str) -> dict[str, Any]:
     stream = get_stream(case.name)
     stream._on_step = Audit(f"{folder}/{case.name}")
     model = stream.task.build(stream.spec.seed)
-    learner = Learner(
-        stream.task, distribute(model), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    training = Training(
+        batch_size=case.batch_size,
+        num_workers=ray.train.get_context().get_world_size(),
+        **case.training,
     )
+    optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    learner = Learner.build(stream.task, model, training, [stream.device], optimizer)
     batches = stream.iter_batches(
-        batch_size=case.batch_size, epochs=case.epochs, model=learner.model, **case.iterate
+        batch_size=case.batch_size, epochs=case.epochs, model=learner.module, **case.iterate
     )
     shapes = set()
     for batch in batches:
         shapes.add(tuple(batch["x"].shape))
         learner.step(stream, batch, 1.0)
+    whole = learner.parallel.whole()
     return {
-        "parameters": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(),
+        "parameters": torch.cat([p.detach().flatten() for p in whole.parameters()]).numpy(),
         "steps": stream.num_steps,
         "backpropped": stream.num_backpropped,
         "scored": stream.num_scored,

@@ -140,11 +140,25 @@ def test_max_backprops_ends_after_exactly_so_many_rows(limit, expected) -> None:
     assert [int((b[WEIGHT] > 0).sum()) for b in batches] == expected
     assert ids(batches) == list(range(sum(expected)))
     assert stream.num_backpropped == sum(expected)
-    assert sum(stream.consumed.values()) == sum(expected)
+    assert sum(map(len, stream.all_trained().values())) == sum(expected)
     start = sum(expected[:-1])
     last = take(concatenate(blocks), slice(start, start + expected[-1]))
     torch.testing.assert_close(grads[-1], gradient(TASK.build(0), last))
     assert stream.closed == 1
+
+
+def test_ids_are_remembered_of_the_pools_that_are_not_all_trained() -> None:
+    blocks = [rows(20), rows(20, 20), rows(20, 40)]
+    for pool, block in enumerate(blocks):
+        block[POOL][:] = pool
+    for steps in range(1, 8):
+        stream = Given(blocks)
+        batches, _ = drive(stream, max_steps=steps)
+        oldest = int(batches[-1][POOL][0])  # all before the last batch's first row are behind it
+        of_pool = [(int(p), int(i)) for b in batches for p, i in zip(b[POOL], b[ID], strict=True)]
+        expected = {(p, i) for p, i in of_pool if p >= oldest and i >= 0}
+        found = {(p, int(i)) for p, ids in stream.all_trained().items() for i in ids}
+        assert found == expected
 
 
 def test_max_steps_and_stop_end_before_the_next_step_and_close_the_flow() -> None:
@@ -359,7 +373,7 @@ def two_workers(blocks, dtype, **limits):
         shapes.add(len(batch["x"]))
     loss, count = stream.exchange.sum(np.array(stream.take_train_loss()))
     return {"parameters": parameters(model), "sizes": sizes, "shapes": sorted(shapes),
-            "consumed": {str(k): v for k, v in sorted(stream.all_consumed().items())},
+            "trained": {str(k): v.tolist() for k, v in sorted(stream.all_trained().items())},
             "backpropped": stream.num_backpropped, "epochs": [*epochs, stream.epoch],
             "count": count, "loss": loss, "scored": scored}
 
@@ -432,8 +446,9 @@ def test_two_workers_equal_one_process_with_the_same_global_batches(two, case, s
         assert distributed["sizes"] == sizes[rank]
         assert distributed["shapes"] == [8]
         assert distributed["backpropped"] == distributed["count"] == sum(map(sum, sizes))
-        assert sum(distributed["consumed"].values()) == sum(map(sum, sizes))
-    shared = ("consumed", "epochs", "loss", "parameters")
+        ids = [i for pool in distributed["trained"].values() for i in pool]
+        assert len(ids) == len(set(ids)) <= sum(map(sum, sizes))
+    shared = ("trained", "epochs", "loss", "parameters")
     assert all(two[0][case][0][key] == two[1][case][0][key] for key in shared)
 
 

@@ -1,9 +1,18 @@
 """What a worker says of its GPU."""
 
+import threading
+
 import pytest
 import torch
 
-from raysb.training.gpu import GPU_TOTAL, GPU_USE, GPU_USED, gpu_metrics
+from raysb.training.gpu import (
+    GPU_TOTAL,
+    GPU_USE,
+    GPU_USED,
+    OtherGpus,
+    gpu_metrics,
+    keep_telling,
+)
 
 
 def test_a_cpu_has_no_figures_of_a_gpu() -> None:
@@ -30,3 +39,63 @@ def test_a_gpu_says_its_memory() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     assert 0 < figures[GPU_USED] <= figures[GPU_TOTAL]
     assert figures[GPU_TOTAL] == pytest.approx(total, rel=0.05)
+
+
+def test_the_newest_figures_of_every_process_are_metrics_under_its_own_name() -> None:
+    now = [0.0]
+    gpus = OtherGpus(lambda: now[0])
+    metrics = gpus.update(
+        [
+            ("scorer", "a1f", {GPU_USED: 1.0, GPU_TOTAL: 8.0}),
+            ("worker", "2", {GPU_USED: 2.0}),
+            ("worker", "1", {GPU_USED: 3.0, GPU_USE: 0.5}),
+            ("scorer", "77e", {GPU_USED: 4.0}),
+            ("scorer", "a1f", {GPU_USED: 5.0, GPU_TOTAL: 8.0}),
+        ]
+    )
+    assert metrics == {
+        "gpu/worker1/memory_used": 3.0,
+        "gpu/worker1/utilization": 0.5,
+        "gpu/worker2/memory_used": 2.0,
+        "gpu/scorer0/memory_used": 5.0,
+        "gpu/scorer0/memory_total": 8.0,
+        "gpu/scorer1/memory_used": 4.0,
+    }
+    assert next(iter(metrics)) == "gpu/worker1/memory_used"
+    now[0] = 10.0
+    assert len(gpus.update([("scorer", "77e", {GPU_USED: 6.0})])) == 6, "the others still count"
+    now[0] = 20.0
+    assert gpus.update([]) == {"gpu/scorer1/memory_used": 6.0}, "who is gone has no figures"
+
+
+def test_a_process_tells_what_a_reader_says_until_it_is_over() -> None:
+    """A reader function stands in for a GPU."""
+    told, twice = [], threading.Event()
+    count = iter(range(10**9))
+
+    def tell(what):
+        told.append(what)
+        if len(told) >= 3:
+            twice.set()
+
+    over = keep_telling(
+        tell,
+        "worker",
+        "1",
+        torch.device("cpu"),
+        read=lambda device: {GPU_USED: float(next(count))},
+        every_s=0.001,
+    )
+    assert twice.wait(20)
+    over.set()
+    kinds, names, figures = zip(*told, strict=True)
+    assert set(kinds) == {"worker"}
+    assert set(names) == {"1"}
+    read = [each[GPU_USED] for each in figures]
+    assert read == sorted(set(read))
+
+
+def test_on_a_cpu_nothing_is_told_and_no_thread_starts() -> None:
+    before = threading.active_count()
+    assert keep_telling(lambda told: None, "worker", "1", torch.device("cpu")) is None
+    assert threading.active_count() == before

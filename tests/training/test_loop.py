@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHT, WEIGHTS_STEP
-from raysb.scoring.ledger import Cursor
+from raysb.scoring.cursor import Cursor
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop
 from raysb.source.arrays import ArraySource
@@ -75,9 +75,7 @@ class Given(BatchStream):
 class Seen:
     """What a run called, in order."""
 
-    def __init__(
-        self, selected, evaluation=None, stream=None, stop=None, seconds_before=0.0, **training
-    ):
+    def __init__(self, selected, evaluation=None, stream=None, stop=None, resumed=None, **training):
         self.lines, self.calls = [], []
         stream = self.stream = stream or Given(selected)
         settings = {"epochs": len(selected) // 4, "batch_size": 5} | training
@@ -90,20 +88,24 @@ class Seen:
         )
         hooks = Hooks(
             evaluate=self.evaluate,
-            save=lambda metrics: self.calls.append(("save", stream.num_steps)),
+            save=lambda metrics, score: self.calls.append(("save", stream.num_steps)),
             record=self.lines.append,
         )
         if stop is not None:
             hooks.stop = lambda: stop(stream)
-        self.metrics = Loop(
+        loop = Loop(
             Learner(TASK, model, optimizer),
             stream,
             self.training,
             evaluation or Evaluation(),
             Budget(training=self.training, rows_per_epoch=N),
             hooks,
-            seconds_before=seconds_before,
-        ).run()
+        )
+        if resumed is not None:
+            start = {"epoch": 0, "evaluated_at": -1, "num_lines": 0, "last": {}, "seconds": 0.0}
+            start["stopping"] = {"best": None, "num_since": 0}
+            loop.load_state_dict(start | resumed)
+        self.metrics = loop.run()
 
     def evaluate(self):
         self.calls.append(("eval", self.stream.num_steps))
@@ -144,11 +146,11 @@ def test_epochs_in_which_nothing_is_selected_are_evaluated_once_too() -> None:
 def test_a_resumed_run_evaluates_only_the_epochs_that_it_ends() -> None:
     stream = Given([10] * 16)
     stream.cursor, stream.num_steps = Cursor(9), 18
-    seen = Seen([10] * 16, stream=stream)
+    seen = Seen([10] * 16, stream=stream, resumed={"epoch": 2})
     assert [epoch for _, epoch, _ in seen.kinds("epoch")] == [2, 3]
     stream = Given([10] * 8 + [0] * 4 + [10] * 4)  # nothing is left of the epoch it resumes in
     stream.cursor, stream.num_steps = Cursor(9), 16
-    seen = Seen([0] * 16, stream=stream)
+    seen = Seen([0] * 16, stream=stream, resumed={"epoch": 2})
     assert [epoch for _, epoch, _ in seen.kinds("epoch")] == [2, 3]
 
 
@@ -276,9 +278,9 @@ def test_lines_carry_the_sums_of_their_own_epoch_else_of_the_newest() -> None:
 
 def test_a_run_that_goes_on_has_already_used_the_time_before_its_checkpoint() -> None:
     """With every fault train.max_time_s began anew."""
-    seen = Seen([5] * 8, max_time_s=3600.0, seconds_before=3600.0)
+    seen = Seen([5] * 8, max_time_s=3600.0, resumed={"seconds": 3600.0})
     assert seen.metrics["step"] == 0
     assert seen.metrics["wall_time_s"] >= 3600
-    seen = Seen([5] * 8, max_time_s=3600.0, seconds_before=1800.0)
+    seen = Seen([5] * 8, max_time_s=3600.0, resumed={"seconds": 1800.0})
     assert seen.metrics["step"] == 8
     assert 1800 <= seen.metrics["wall_time_s"] < 3600

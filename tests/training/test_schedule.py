@@ -29,6 +29,12 @@ def torch_factors(make_scheduler):
     return factors
 
 
+def flat_then_cosine(optimizer, flat, final):
+    """Torch's constant rate for some steps, then its cosine to the end."""
+    parts = [ConstantLR(optimizer, 1.0), CosineAnnealingLR(optimizer, STEPS - flat, eta_min=final)]
+    return SequentialLR(optimizer, parts, milestones=[flat])
+
+
 def our_factors(kind, **args):
     return [factor(step / STEPS, kind, **args) for step in range(STEPS + 1)]
 
@@ -39,6 +45,9 @@ def our_factors(kind, **args):
         ("constant", {}, lambda o: ConstantLR(o, factor=1.0)),
         ("cosine", {}, lambda o: CosineAnnealingLR(o, STEPS)),
         ("cosine", {"final": 0.1}, lambda o: CosineAnnealingLR(o, STEPS, eta_min=0.1)),
+        ("flat_cosine", {}, lambda o: flat_then_cosine(o, 30, 0.0)),
+        ("flat_cosine", {"flat": 0.5, "final": 0.1}, lambda o: flat_then_cosine(o, 20, 0.1)),
+        ("flat_cosine", {"flat": 0.0}, lambda o: CosineAnnealingLR(o, STEPS)),
         ("linear", {}, lambda o: LinearLR(o, 1.0, 0.0, STEPS)),
         ("linear", {"final": 0.25}, lambda o: LinearLR(o, 1.0, 0.25, STEPS)),
         ("linear", {"final": 2.0}, lambda o: LinearLR(o, 0.5, 1.0, STEPS)),
@@ -67,7 +76,7 @@ def test_warm_up_and_cosine_equal_torchs_in_sequence():
     assert our_factors("cosine", warmup=0.2) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "step"])
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "flat_cosine", "step"])
 def test_warm_up_rises_from_zero_to_one_and_does_not_jump(kind):
     args = {"warmup": 0.25}
     assert factor(0.0, kind, **args) == 0.0
@@ -82,7 +91,13 @@ def test_milestones_are_shares_of_the_run_with_or_without_warm_up():
         assert (before, after) == (1.0, pytest.approx(0.1))
 
 
-@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "step"])
+def test_after_a_warm_up_the_flat_share_is_of_the_rest():
+    args = {"warmup": 0.2, "flat": 0.5}
+    held, half, end = (factor(p, "flat_cosine", **args) for p in (0.6, 0.8, 1.0))
+    assert (held, half, end) == (1.0, pytest.approx(0.5), pytest.approx(0.0))
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "flat_cosine", "step"])
 def test_progress_outside_the_run_counts_as_its_ends(kind):
     assert factor(-0.5, kind) == factor(0.0, kind) == 1.0
     assert factor(1.5, kind) == factor(1.0, kind)
@@ -91,6 +106,7 @@ def test_progress_outside_the_run_counts_as_its_ends(kind):
 def test_every_kind_ends_where_it_says():
     assert factor(1.0, "linear", final=0.3) == pytest.approx(0.3)
     assert factor(1.0, "cosine", final=0.3) == pytest.approx(0.3)
+    assert factor(1.0, "flat_cosine", final=0.3) == pytest.approx(0.3)
     assert factor(0.5, "cosine") == pytest.approx(0.5)
     assert factor(1.0, "step", gamma=0.1, milestones=[0.5, 1.0]) == pytest.approx(0.01)
 
@@ -104,6 +120,8 @@ def test_every_kind_ends_where_it_says():
         ("cosine", {"warmup": 1.0}, r"train\.schedule_args\.warmup=1\.0: .*\[0, 1\)"),
         ("cosine", {"warmup": -0.1}, r"train\.schedule_args\.warmup=-0\.1"),
         ("cosine", {"warmup": "5"}, r"train\.schedule_args\.warmup='5'"),
+        ("flat_cosine", {"flat": 1.0}, r"train\.schedule_args\.flat=1\.0: .*\[0, 1\)"),
+        ("cosine", {"flat": 0.5}, r"train\.schedule_args\.flat=0\.5.*final.*warmup"),
         ("linear", {"final": -1}, r"train\.schedule_args\.final=-1"),
         ("linear", {"final": math.nan}, r"train\.schedule_args\.final=nan"),
         ("step", {"every": 0.0}, r"train\.schedule_args\.every=0\.0: .*\(0, 1\]"),

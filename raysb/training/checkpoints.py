@@ -1,0 +1,274 @@
+"""The checkpoints of a run: written whole or not at all, checked when read, the last k kept.
+
+    checkpoint_000000150/   files of `checkpoint.save`, and at last
+        manifest.json       version, step, score, and size and SHA-256 of each file
+
+A folder without a manifest is no checkpoint: its writer died. On a local file system the folder is
+written beside its place and moved there; on another one (`s3://`, `gs://`, ...) the manifest is
+uploaded last. A checkpoint whose files are not what the manifest says is passed over with a
+warning, and the one before it serves.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyarrow import fs
+from torch import nn
+
+from raysb.errors import RunDirectoryError
+from raysb.training import checkpoint
+
+CHECKPOINT = "checkpoint_"  # a folder's name; report.directory, which loads no torch, repeats it
+MANIFEST = "manifest.json"
+VERSION = 1
+_KEYS = {"version", "step", "score", "files"}
+
+
+class Entry(NamedTuple):
+    """A checkpoint that was committed."""
+
+    step: int
+    name: str
+    score: float | None = None  # what is evaluated; less is better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Where a run's checkpoints lie.
+
+    Args:
+        folder: A local folder, or a URI that `pyarrow.fs` knows.
+        keep: Newest checkpoints that are kept, at least 1; the one with the least score is too.
+    """
+
+    folder: str
+    keep: int = 2
+
+    def save(self, step: int, *, score: float | None = None, **parts: Any) -> str:
+        """Write and commit a checkpoint; returns its name. One of the same step gives way.
+
+        Args:
+            step: Optimizer steps done.
+            score: What was evaluated at this very step, if anything; less is better.
+            **parts: See `checkpoint.save`.
+
+        Raises:
+            OSError: It cannot be written; those before it are as they were.
+        """
+        name = f"{CHECKPOINT}{step:09d}"
+        scratch = self._scratch(name)
+        try:
+            new = scratch / "new"
+            checkpoint.save(new, **parts)
+            manifest = {"version": VERSION, "step": step, "score": score, "files": _digests(new)}
+            _write(new / MANIFEST, json.dumps(manifest, indent=1))
+            self._commit(new, name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._prune()
+        return name
+
+    def entries(self) -> list[Entry]:
+        """All committed checkpoints, by step."""
+        found = []
+        for name in self._names():
+            manifest = self._manifest(name)
+            if manifest is not None:
+                found.append(Entry(manifest["step"], name, manifest["score"]))
+        return sorted(found)
+
+    def newest(self) -> Entry | None:
+        """The newest checkpoint whose files are all there, as long as they were; `None`: none."""
+        for entry in reversed(self.entries()):
+            wrong = self._differs(entry)
+            if wrong is None:
+                return entry
+            warnings.warn(
+                f"{self.folder}/{entry.name} is damaged ({wrong}); the checkpoint before it is "
+                "used. Its disk, or what copied it, has lost data",
+                stacklevel=2,
+            )
+        return None
+
+    def best(self) -> Entry | None:
+        """The checkpoint with the least score, the newest of equal ones."""
+        scored = [entry for entry in self.entries() if entry.score is not None]
+        return min(reversed(scored), key=lambda entry: entry.score or 0.0, default=None)
+
+    def load(self, entry: Entry, model: nn.Module) -> dict[str, Any]:
+        """Weights into the model; `learner`, `stream` and `history` are returned.
+
+        Raises:
+            RunDirectoryError: A file is not the one that was written.
+            ModelError: The model is another one.
+        """
+        with self.local(entry) as folder:
+            return checkpoint.load(folder, model=model)
+
+    def load_stream(self, entry: Entry) -> dict[str, Any]:
+        """`stream` and `history` alone, for which no model is needed."""
+        with self.local(entry) as folder:
+            return checkpoint.load_stream(folder)
+
+    def newest_history(self) -> Mapping[str, Any] | None:
+        """What the newest checkpoint knows of each sample; `None` where there is none."""
+        entry = self.newest()
+        return None if entry is None else self.load_stream(entry)["history"]
+
+    @contextmanager
+    def local(self, entry: Entry) -> Iterator[Path]:
+        """A local folder with the files of a checkpoint, each as it was written.
+
+        Raises:
+            RunDirectoryError: One is not.
+        """
+        if self._is_local:
+            folder = Path(self._path) / entry.name
+            _verify(folder)
+            yield folder
+            return
+        with tempfile.TemporaryDirectory(prefix="raysb-") as scratch:
+            fs.copy_files(self._join(entry.name), scratch, source_filesystem=self._filesystem)
+            _verify(Path(scratch))
+            yield Path(scratch)
+
+    # --- the file system -------------------------------------------------------------------------
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in self.folder
+
+    @property
+    def _filesystem(self) -> fs.FileSystem:
+        return fs.LocalFileSystem() if self._is_local else fs.FileSystem.from_uri(self.folder)[0]
+
+    @property
+    def _path(self) -> str:
+        if self._is_local:
+            return os.path.abspath(self.folder)
+        return str(fs.FileSystem.from_uri(self.folder)[1])
+
+    def _join(self, *names: str) -> str:
+        return "/".join([self._path.rstrip("/"), *names])
+
+    def _scratch(self, name: str) -> Path:
+        """A folder to write into: beside the place where a move can then bring it, if possible."""
+        if not self._is_local:
+            return Path(tempfile.mkdtemp(prefix="raysb-"))
+        Path(self._path).mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self._path))
+
+    def _commit(self, new: Path, name: str) -> None:
+        if self._is_local:
+            target = Path(self._path) / name
+            if target.exists():
+                os.replace(target, new.parent / "old")
+            os.replace(new, target)
+            _sync(target.parent)
+            return
+        files = sorted(file.name for file in new.iterdir() if file.name != MANIFEST)
+        filesystem = self._filesystem
+        filesystem.create_dir(self._join(name))
+        for file in [*files, MANIFEST]:  # which makes it a checkpoint
+            fs.copy_files(
+                str(new / file), self._join(name, file), destination_filesystem=filesystem
+            )
+
+    def _names(self) -> list[str]:
+        selector = fs.FileSelector(self._path, allow_not_found=True)
+        found = self._filesystem.get_file_info(selector)
+        return [
+            info.base_name
+            for info in found
+            if info.type == fs.FileType.Directory and info.base_name.startswith(CHECKPOINT)
+        ]
+
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        """`None` where the writer died before it was there, or where it cannot be read."""
+        try:
+            with self._filesystem.open_input_stream(self._join(name, MANIFEST)) as file:
+                manifest: dict[str, Any] = json.loads(file.read())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(manifest, dict) and {"version", "step", "score", "files"} <= set(
+            manifest
+        )
+        return manifest if whole else None
+
+    def _differs(self, entry: Entry) -> str | None:
+        """What is missing or of another size; a digest is compared when files are read."""
+        manifest = self._manifest(entry.name)
+        if manifest is None or manifest["version"] != VERSION:
+            return None  # `local` says what is wrong
+        for name, (size, digest) in manifest["files"].items():
+            info = self._filesystem.get_file_info(self._join(entry.name, name))
+            if info.type != fs.FileType.File or info.size != size:
+                return f"{name} has {info.size} bytes of {size}"
+            if self._is_local and _digest(Path(self._path) / entry.name / name) != digest:
+                return f"{name} has other content"
+        return None
+
+    def _prune(self) -> None:
+        entries = self.entries()
+        best = self.best()
+        for entry in entries[: -self.keep]:
+            if entry != best:
+                self._remove(entry.name)
+
+    def _remove(self, name: str) -> None:
+        """Its manifest first: half a checkpoint is none."""
+        self._filesystem.delete_file(self._join(name, MANIFEST))
+        self._filesystem.delete_dir(self._join(name))
+
+
+def _verify(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if manifest["version"] != VERSION:
+        raise RunDirectoryError(
+            f"{folder} has version {manifest['version']}, this raysb reads {VERSION}: resume with "
+            "the release that wrote it"
+        )
+    for name, (size, digest) in manifest["files"].items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size or _digest(file) != digest:
+            raise RunDirectoryError(
+                f"{file} is not as it was written: nothing is loaded from a damaged checkpoint. "
+                "Remove its folder to use the one before"
+            )
+
+
+def _digests(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file, which is on its disk then."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        _sync(file)
+        found[file.name] = (file.stat().st_size, _digest(file))
+    return found
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

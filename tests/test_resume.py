@@ -1,0 +1,255 @@
+"""A run that is killed and resumed equals the one that was not: ids, weights, history, metrics."""
+
+import json
+import os
+import random
+import signal
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from raysb.history.settings import History
+from raysb.job import Silent, TrainingJob
+from raysb.local import fit_locally
+from raysb.losses import cross_entropy
+from raysb.report.records import read_metrics
+from raysb.scoring.settings import Scoring
+from raysb.selection import (
+    BudgetedSelection,
+    ImportanceSampling,
+    InfoBatch,
+    SelectiveBackprop,
+    StaleSelectiveBackprop,
+    Uniform,
+)
+from raysb.source.arrays import ArraySource
+from raysb.task import Task, inputs
+from raysb.training import checkpoint
+from raysb.training.audit import read_audit
+from raysb.training.checkpoints import Checkpoints
+from raysb.training.settings import Evaluation, Training
+from raysb.training.spec import StreamSpec
+
+ROWS, BATCH, POOL, EPOCHS = 500, 16, 70, 4
+SELECTORS = {
+    "uniform": Uniform(),
+    "sb": SelectiveBackprop(beta=1.0, history=256),
+    "stale": StaleSelectiveBackprop(beta=1.0, refresh_every=2),
+    "info_batch": InfoBatch(),
+    "importance": ImportanceSampling(),
+    "budgeted": BudgetedSelection(rows_per_epoch=230),
+}
+
+
+def net():
+    """It draws: a resumed run must go on with the random numbers that come next."""
+    return nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Dropout(0.3), nn.Linear(24, 10))
+
+
+def job_in(folder, selector, **training):
+    images, labels = load_digits(return_X_y=True)
+    columns = {"x": (images / 16).astype(np.float32), "label": labels}
+    train = {name: column[:ROWS] for name, column in columns.items()}
+    settings = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "checkpoint_every": 4}
+    return TrainingJob(
+        spec=StreamSpec(
+            source=ArraySource(train, seed=3),
+            task=Task(model=net, forward=inputs("x"), loss=cross_entropy("label")),
+            selector=selector,
+            scoring=Scoring(batch_size=POOL),
+            seed=3,
+            inputs=("x",),
+        ),
+        training=Training(use_gpu=False, audit=True, **settings | training),
+        evaluation=Evaluation(),
+        history=History(),
+        held_out=ArraySource({name: column[-200:] for name, column in columns.items()}, seed=0),
+        optimizer=None,
+        directory=folder,
+        watcher=Silent(),
+        verbose=False,
+    )
+
+
+def left_behind(folder):
+    """All that a run leaves, but for times."""
+    newest = Checkpoints(folder=str(folder)).newest()
+    with Checkpoints(folder=str(folder)).local(newest) as path:
+        model = net()
+        state = checkpoint.load(path, model=model)
+    lines = [
+        {name: v for name, v in line.items() if not name.endswith(("_s", "seconds"))}
+        for line in read_metrics(folder)
+        if line["kind"] in ("epoch", "eval", "end")
+    ]
+    for line in lines:
+        del line["line"]  # lines of the clock, one a second, are counted too
+    return {
+        "weights": model.state_dict(),
+        "optimizer": state["learner"]["optimizer"],
+        "rngs": state["learner"]["rngs"],
+        "history": state["history"],
+        "ring": state["stream"]["ledger"]["ring"],
+        "cursor": state["stream"]["cursor"],
+        "counters": state["stream"]["counters"],
+        "metrics": lines,
+        "trained": read_audit(folder / "audit").to_pydict(),
+    }
+
+
+def assert_same(one, other, at=""):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), at
+        for name in one:
+            assert_same(one[name], other[name], f"{at}/{name}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), at
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{at}/{i}")
+    elif isinstance(one, np.ndarray | torch.Tensor):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=at)
+    else:
+        assert one == other or (one != one and other != other), (at, one, other)
+
+
+def killed(folder, selector, place, count):
+    """A run in a process of its own that is killed at the n-th of some place."""
+    child = get_context("fork").Process(target=_fit_and_die, args=(folder, selector, place, count))
+    child.start()
+    child.join()
+    assert child.exitcode == (-signal.SIGKILL if count is not None else 0)
+
+
+def _fit_and_die(folder, selector, place, count):
+    calls = 0
+
+    def dying(function):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    if place == "step":
+        torch.optim.SGD.step = dying(torch.optim.SGD.step)
+    elif place == "file":
+        checkpoint._lift = dying(checkpoint._lift)
+    else:
+        os.replace = dying(os.replace)
+    folder.mkdir(parents=True, exist_ok=True)
+    fit_locally(job_in(folder, selector))
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs that nobody disturbs, each made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            fit_locally(job_in(folder, SELECTORS[name]))
+            made[name] = left_behind(folder)
+        return made[name]
+
+    return get
+
+
+# 20 kills at random steps, in the middle of writing files, and just before they are in place
+_random = random.Random(7)
+KILLS = [
+    (name, place, _random.randrange(2, 26 if place == "step" else 40))
+    for name in ("sb", "stale", "uniform", "info_batch", "importance", "budgeted")
+    for place in ("step", "step", "file")
+] + [("sb", "move", 9), ("stale", "move", 20)]
+
+
+@pytest.mark.parametrize(("name", "place", "count"), KILLS)
+def test_a_run_killed_anywhere_and_resumed_equals_the_whole_one(
+    tmp_path, whole, name, place, count
+) -> None:
+    folder = tmp_path / "run"
+    killed(folder, SELECTORS[name], place, count)
+    fit_locally(job_in(folder, SELECTORS[name]))
+    assert_same(left_behind(folder), whole(name))
+    assert not list(folder.glob(".checkpoint*")) or place != "step"
+
+
+def test_a_run_killed_again_and_again_equals_the_whole_one(tmp_path, whole) -> None:
+    for count in (6, 6, 3, 9, 5):
+        killed(tmp_path / "run", SELECTORS["stale"], "step", count)
+    fit_locally(job_in(tmp_path / "run", SELECTORS["stale"]))
+    assert_same(left_behind(tmp_path / "run"), whole("stale"))
+
+
+def test_rows_that_waited_are_read_again_and_not_scored_again(tmp_path) -> None:
+    """Every row of an epoch is scored once, over both halves of the run."""
+    killed(tmp_path / "run", SELECTORS["sb"], "step", 14)
+    fit_locally(job_in(tmp_path / "run", SELECTORS["sb"]))
+    ends = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "end"]
+    assert ends[-1]["num_scored"] == EPOCHS * ROWS
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, whole, damage) -> None:
+    folder = tmp_path / "run"
+    killed(folder, SELECTORS["sb"], "step", 15)
+    newest = sorted(folder.glob("checkpoint_*"))[-1] / "train.pt"
+    content = bytearray(newest.read_bytes())
+    if damage == "missing":
+        newest.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content if damage == "flip" else content[:-7])
+    with pytest.warns(UserWarning, match="is damaged"):
+        fit_locally(job_in(folder, SELECTORS["sb"]))
+    assert_same(left_behind(folder), whole("sb"))
+
+
+def test_metrics_of_steps_that_were_done_again_count_once(tmp_path) -> None:
+    folder = tmp_path / "run"
+    killed(folder, SELECTORS["sb"], "step", 16)
+    fit_locally(job_in(folder, SELECTORS["sb"]))
+    epochs = [line["epoch"] for line in read_metrics(folder) if line["kind"] == "epoch"]
+    assert epochs == list(range(EPOCHS))
+    written = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(written) > len(read_metrics(folder))  # nothing is deleted
+
+
+def test_more_epochs_can_be_trained_than_were_planned(tmp_path, whole) -> None:
+    constant = {"schedule": "constant"}
+    for epochs in (2, EPOCHS):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        fit_locally(job_in(tmp_path / "run", SELECTORS["sb"], epochs=epochs, **constant))
+    trained = read_audit(tmp_path / "run" / "audit").to_pydict()
+    once = {(pool, sample) for pool, sample in zip(trained["pool"], trained["id"], strict=True)}
+    assert len(once) == len(trained["id"])
+    assert max(trained["pool"]) // -(-ROWS // POOL) == EPOCHS - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scoring": Scoring(batch_size=POOL + 1)}, "scoring.batch_size"),
+        ({"seed": 4}, "run.seed"),
+        ({"source": None}, "data.train"),
+    ],
+)
+def test_another_division_into_pools_is_refused(tmp_path, change, said) -> None:
+    from dataclasses import replace
+
+    folder = tmp_path / "run"
+    killed(folder, SELECTORS["sb"], "step", 10)
+    job = job_in(folder, SELECTORS["sb"])
+    if "source" in change:
+        change = {"source": ArraySource({"x": np.zeros((9, 64), np.float32)}, seed=3)}
+    with pytest.raises(ValueError, match=said):
+        fit_locally(replace(job, spec=replace(job.spec, **change)))
