@@ -20,6 +20,7 @@ from raysb.commands.options import (
     UsageError,
 )
 from raysb.errors import RaysbError
+from raysb.printable import printable
 
 HELP = """\
 usage: raysb [--help] [--version] COMMAND ...
@@ -109,5 +110,6 @@ def _say(text: str) -> int:
 
 
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"raysb: error: {text}\n")
+    shown = printable(text, keep="\n")  # names from files stand in it
+    sys.stderr.write(f"raysb: error: {shown}\n")
     return code

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from raysb.config import Config, load
 from raysb.device import device_here
 from raysb.errors import DataError, ModelError, RunDirectoryError
 from raysb.losses import build_loss
+from raysb.metrics import confusion_matrix
 from raysb.models import TrainedModel, bare, build_from, load_model
 from raysb.prepare import open_data
 from raysb.report.directory import CONFIG
@@ -43,6 +45,15 @@ class ClassError:
         return self.num_wrong / self.num_rows
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Rows of a class that a model takes for another one."""
+
+    label: int
+    prediction: int
+    num_rows: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """What evaluating a run gave.
@@ -53,6 +64,8 @@ class Evaluated:
         num_rows: How many.
         metrics: `eval/loss` and, where right and wrong can be told apart, `eval/error` in [0, 1].
         classes: By label, those that occur; empty where rows have no class.
+        confusions: Which class is taken for which, the most frequent first; empty where outputs are
+            not one logit a class.
         recorded: What the run itself says of the same rows at its end; `None` of other rows.
     """
 
@@ -61,6 +74,7 @@ class Evaluated:
     num_rows: int
     metrics: dict[str, float]
     classes: tuple[ClassError, ...]
+    confusions: tuple[Confusion, ...]
     recorded: dict[str, float] | None
 
     @property
@@ -80,6 +94,10 @@ class Evaluated:
             "rows": self.num_rows,
             **{k: v if math.isfinite(v) else None for k, v in self.metrics.items()},
             "classes": classes,
+            "confusions": [
+                {"class": c.label, "prediction": c.prediction, "rows": c.num_rows}
+                for c in self.confusions
+            ],
             "worst_class": None if self.worst is None else self.worst.label,
             "recorded": self.recorded,
         }
@@ -97,6 +115,7 @@ class ByClass:
         self._rule = rule
         self._target = target
         self._counts = np.zeros((0, 2), np.int64)  # of each class: rows, wrong ones
+        self._pairs: list[npt.NDArray[np.int64]] = []  # label and prediction of the wrong rows
 
     def __call__(self, outputs: Any, batch: TensorBatch) -> torch.Tensor:
         """What the rule says, counted."""
@@ -104,6 +123,10 @@ class ByClass:
         labels = batch[self._target]
         if labels.dim() == 1 and not labels.is_floating_point():
             self._count(labels.cpu().numpy(), right.bool().cpu().numpy())
+            if isinstance(outputs, torch.Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
+                wrong = (labels >= 0) & ~right.bool()
+                pairs = torch.stack([labels.long(), outputs.argmax(1)])[:, wrong]
+                self._pairs.append(pairs.cpu().numpy())
         return right
 
     def _count(self, labels: npt.NDArray[np.integer], right: npt.NDArray[np.bool_]) -> None:
@@ -119,13 +142,49 @@ class ByClass:
         found = enumerate(self._counts.tolist())
         return tuple(ClassError(label, rows, wrong) for label, (rows, wrong) in found if rows)
 
+    @property
+    def confusions(self) -> tuple[Confusion, ...]:
+        """The pairs that occurred, the most frequent first."""
+        if not any(pairs.size for pairs in self._pairs):
+            return ()
+        labels, predicted = np.concatenate(self._pairs, axis=1)
+        classes = np.union1d(labels, predicted)
+        counts = confusion_matrix(labels, predicted, labels=classes)
+        found = [
+            Confusion(int(classes[i]), int(classes[j]), int(counts[i, j]))
+            for i, j in zip(*np.nonzero(counts), strict=True)
+        ]
+        return tuple(sorted(found, key=lambda each: -each.num_rows))
 
-def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
-    """Evaluate a run's weights with its own configuration.
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A finished run: its model, and rows to show it.
+
+    Args:
+        config: The run's, with the flags.
+        task: How rows reach the model, and the loss.
+        module: The model with its weights, on its device.
+        source: The rows.
+        rows: Which rows, in words.
+        own_rows: Whether they are those of the run, not others that a flag names.
+    """
+
+    config: Config
+    task: Task
+    module: nn.Module
+    source: Source
+    rows: str
+    own_rows: bool
+
+
+def open_run(run: str, flags: Sequence[str] = (), *, train: bool = False) -> OpenedRun:
+    """Open a run's weights with its own configuration, and the rows that it tested on.
 
     Args:
         run: Directory of a run of `raysb train`.
         flags: Settings that take the place of the run's: `--data.test PATH` names other rows.
+        train: The rows that it was trained on, instead.
 
     Raises:
         RunDirectoryError: This is no such directory, or it holds no weights.
@@ -135,9 +194,9 @@ def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
         ValueError: A setting that cannot be used.
     """
     folder = Path(run)
-    config, same_rows = _read(folder, flags)
+    config, own_rows = _read(folder, flags)
     refuse_foreign_code(config, flags)
-    sources, source, named = open_test_rows(config)
+    sources, source, named = _open_training_rows(config) if train else open_test_rows(config)
     task = _task(config, sources)
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
@@ -150,19 +209,42 @@ def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
         ) from error
     module = trained.module if isinstance(trained, TrainedModel) else trained
     module.to(device_here(config.train.use_gpu))
+    return OpenedRun(
+        config=config, task=task, module=module, source=source, rows=named, own_rows=own_rows
+    )
+
+
+def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
+    """Evaluate a run's weights with its own configuration.
+
+    Args:
+        run: Directory of a run of `raysb train`.
+        flags: Settings that take the place of the run's: `--data.test PATH` names other rows.
+
+    Raises:
+        RaysbError: The run, its model or the rows cannot be used, as by `open_run`.
+        ValueError: A setting that cannot be used.
+    """
+    opened = open_run(run, flags)
+    config, task = opened.config, opened.task
     by_class = ByClass(task.correct, config.data.target) if config.data.target else None
     if task.correct is not None and by_class is not None:
         task = replace(task, correct=by_class)
     metrics = evaluate(
-        task, module, source, Exchange(alone=True), batch_size=config.eval.batch_size
+        task,
+        opened.module,
+        opened.source,
+        Exchange(alone=True),
+        batch_size=config.eval.batch_size,
     )
     return Evaluated(
         run=run,
-        rows=named,
-        num_rows=source.num_rows,
+        rows=opened.rows,
+        num_rows=opened.source.num_rows,
         metrics=metrics,
         classes=by_class.classes if by_class is not None else (),
-        recorded=_recorded(folder) if same_rows else None,
+        confusions=by_class.confusions if by_class is not None else (),
+        recorded=_recorded(Path(run)) if opened.own_rows else None,
     )
 
 
@@ -196,6 +278,11 @@ def open_test_rows(config: Config) -> tuple[Sources, Source, str]:
     return sources, sources.train, str(data.test)
 
 
+def _open_training_rows(config: Config) -> tuple[Sources, Source, str]:
+    sources = open_data(config)
+    return sources, sources.train, f"the training rows of {config.data.train}"
+
+
 def _read(folder: Path, flags: Sequence[str]) -> tuple[Config, bool]:
     """The run's configuration with the flags, and whether it tests on the run's own rows."""
     file = folder / CONFIG
@@ -204,10 +291,10 @@ def _read(folder: Path, flags: Sequence[str]) -> tuple[Config, bool]:
             f"{folder} holds no {CONFIG}: give the directory that `raysb train` named at its end; "
             "of a run from Python, raysb.load_model(path, model=...) gives the model"
         )
-    own = load(file)
+    own = load(file, of_run=True)
     # a test set that is named takes the place of a fraction that was held out
     named = any(flag.removeprefix("--").startswith("data.test") for flag in flags)
-    config = load(file, [*(["--data.test_fraction=0"] if named else []), *flags])
+    config = load(file, [*(["--data.test_fraction=0"] if named else []), *flags], of_run=True)
     return config, config.data == own.data
 
 
@@ -230,6 +317,6 @@ def _recorded(folder: Path) -> dict[str, float] | None:
     except RunDirectoryError:
         return None
     for line in reversed(lines):
-        if line["kind"] in ("epoch", "eval") and FIGURES[1] in line:
+        if line.get("kind") in ("epoch", "eval") and FIGURES[1] in line:
             return {name: line[name] for name in FIGURES if line.get(name) is not None}
     return None

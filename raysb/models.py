@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,8 +17,10 @@ from raysb.config import Config, load
 from raysb.errors import ModelError
 from raysb.nn.lora import merge_lora
 from raysb.nn.pretrained import load_weights, prepare
-from raysb.nn.registry import MODELS, build_model
+from raysb.nn.registry import MODELS, build_model, converted
 from raysb.nn.settings import Model
+from raysb.prune.plan import PLAN, PruningPlan
+from raysb.prune.surgery import apply, is_applied
 from raysb.report.directory import CONFIG, newest_weights
 from raysb.task import Inputs, inputs
 from raysb.training.checkpoint import frozen_digest, load_trained
@@ -64,8 +67,10 @@ def load_model(
     """
     folder = Path(run)
     weights = newest_weights(folder)
-    config = load(folder / CONFIG) if (folder / CONFIG).exists() else None
-    build = partial(_seeded, model or _own(run, config, weights), config)
+    _check_whole(folder, weights)
+    config = load(folder / CONFIG, of_run=True) if (folder / CONFIG).exists() else None
+    plan = folder / PLAN if (folder / PLAN).is_file() else None
+    build = partial(_seeded, model or _own(run, config, weights), config, plan)
     module = build()
     merge_lora(module)  # of a builder that adapts: a file holds adapters merged, or apart
     if frozen_digest(weights) is None:
@@ -76,6 +81,44 @@ def load_model(
         data = config.data
         module = TrainedModel(module, inputs(*data.inputs, mean=data.mean, std=data.std))
     return module.eval()
+
+
+def load_proxy(path: Path, live: Callable[[], nn.Module]) -> tuple[nn.Module, Inputs | None]:
+    """Load a trained model that is to score in place of another one, as `scoring.proxy` names it.
+
+    Args:
+        path: A run directory, or a file of weights (safetensors); a `plan.safetensors` beside it
+            says how the model is cut down.
+        live: Builds the model that it stands in for, of which a file holds a copy's weights, as
+            does a run of another model than raysb's own.
+
+    Returns:
+        The module in evaluation mode, and how columns become its arguments; `None` where that is as
+        of the other model.
+
+    Raises:
+        ModelError: The weights do not fit the model.
+    """
+    if path.is_file():
+        plan = path.with_name(PLAN)
+        module = cut_down(live(), plan if plan.is_file() else None)
+        merge_lora(module)
+        load_weights(module, path, key="scoring.proxy")
+        return module.eval(), None
+    config = load(path / CONFIG, of_run=True) if (path / CONFIG).exists() else None
+    own = config is not None and config.model.name in MODELS
+    loaded = load_model(path, None if own else live)
+    return (loaded.module, loaded.inputs) if isinstance(loaded, TrainedModel) else (loaded, None)
+
+
+def _check_whole(folder: Path, weights: Path) -> None:
+    try:
+        frozen_digest(weights)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{folder}: its weights are no safetensors file, or not all of one ({weights.name}: "
+            f"{error}): copy the directory again, or train again"
+        ) from error
 
 
 def _own(
@@ -101,16 +144,19 @@ def _completed(model: nn.Module, config: Config | None, weights: Path) -> nn.Mod
     return model
 
 
-def _seeded(build: Callable[[], nn.Module], config: Config | None) -> nn.Module:
+def _seeded(build: Callable[[], nn.Module], config: Config | None, plan: Path | None) -> nn.Module:
     """Build as the run did: what was drawn and frozen lies in no file."""
     with torch.random.fork_rng(devices=[]):
         if config is not None:
             torch.manual_seed(config.run.seed)
-        return build()
+        model = build()
+    # a builder given by the caller knows nothing of the run's settings
+    model = model if config is None else converted(model, config.model)
+    return cut_down(model, plan or (None if config is None else config.model.plan))
 
 
 def bare(settings: Model) -> Model:
-    """The settings of the model alone: all of it drawn, all of it trained."""
+    """The settings of the model alone: its layers as in the run, all of it drawn and trained."""
     return replace(settings, init=None, init_exclude=(), freeze=(), adapter=None, adapter_args={})
 
 
@@ -131,8 +177,14 @@ def build_from(config: Config, shape: tuple[int, ...]) -> Callable[[], nn.Module
 
 
 def _build_prepared(settings: Model, **shapes: Any) -> nn.Module:
-    """The bare model, then what it starts from and what of it is trained."""
-    return prepare(build_model(bare(settings), **shapes), settings)
+    """The bare model, then what is cut off, what it starts from and what of it is trained."""
+    return prepare(cut_down(build_model(bare(settings), **shapes), settings.plan), settings)
+
+
+def cut_down(model: nn.Module, plan: str | os.PathLike[str] | None) -> nn.Module:
+    """A model cut down to the pruning plan in a file, unless it is already; returns the model."""
+    found = None if plan is None else PruningPlan.load(plan)
+    return model if found is None or is_applied(found, model) else apply(found, model)
 
 
 def _input_shape(config: Config, weights: Path) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raysb.commands.options import JSON, OK, Option, UsageError, take_options
+from raysb.printable import printable
 
 HELP = """\
 usage: raysb data convert SOURCE OUT [--on-error fail|skip] [--classes FILE] [--seed N]
@@ -81,10 +82,10 @@ def _convert(words: list[str]) -> list[str]:
     if "features" in chosen:
         chosen["features"] = tuple(name.strip() for name in chosen["features"].split(","))
     done = asdict(convert(source, out, Convert(**chosen)))
-    sys.stderr.writelines(f"warning: {warning}\n" for warning in done["warnings"])
+    sys.stderr.writelines(f"warning: {printable(warning)}\n" for warning in done["warnings"])
     if given.has("json"):
-        return [json.dumps(done, indent=2, ensure_ascii=False)]
-    return [*converted_lines(done), f"next:    raysb data inspect {out}"]
+        return [json.dumps(done, indent=2)]
+    return [*map(printable, converted_lines(done)), f"next:    raysb data inspect {out}"]
 
 
 def _inspect(words: list[str]) -> list[str]:
@@ -95,8 +96,8 @@ def _inspect(words: list[str]) -> list[str]:
 
     found = asdict(inspect(path))
     if given.has("json"):
-        return [json.dumps(found, indent=2, ensure_ascii=False)]
-    return inspection_lines(found)
+        return [json.dumps(found, indent=2)]
+    return [*map(printable, inspection_lines(found))]
 
 
 def _places(words: tuple[str, ...], *names: str) -> list[str]:

@@ -57,7 +57,7 @@ def read_config(run: Path, flags: Sequence[str]) -> Config:
             f"{run} holds no {CONFIG}, so nothing says which data its ids are of (a run from "
             f"Python leaves none); {WITHOUT}"
         )
-    return load(file, flags)
+    return load(file, flags, of_run=True)
 
 
 def open_rows(config: Config) -> Source:

@@ -18,6 +18,7 @@ from raysb.inspect_history.pictures import draw, look_at, picture_column
 from raysb.inspect_history.records import read_history
 from raysb.inspect_history.settings import Wanted
 from raysb.inspect_history.summary import Inspected, Written, count
+from raysb.printable import printable
 from raysb.scan.job import ScoreJob
 from raysb.scan.run import configured_job
 from raysb.schema import ID, Source
@@ -64,7 +65,7 @@ def inspect_history(
     sheet = None
     if data is not None and data.job is not None and located is not None and top:
         shown = f"{len(top)} of {history.num_samples:,} samples"
-        title = f"{folder.absolute().name}: {shown}, {words(wanted.by)}"
+        title = f"{printable(folder.absolute().name)}: {shown}, {words(wanted.by)}"
         sheet = _sheet(data.job, data.config, located, rows, top, SHOWN[wanted.by], title)
     return Inspected(
         run=str(run),

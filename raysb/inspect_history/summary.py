@@ -9,6 +9,7 @@ import numpy as np
 
 from raysb.history.records import NEVER
 from raysb.inspect_history.records import RunHistory
+from raysb.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +107,10 @@ def count(history: RunHistory) -> Counts:
 
 
 def show(value: Any, names: Sequence[str] | None = None) -> str:
-    """A value as people read it: three digits, a class by its name, nothing as `-`."""
+    """A value as people read it: three digits, a class by its name on one line, nothing as `-`."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.3g}"
     known = names is not None and isinstance(value, int) and 0 <= value < len(names)
-    return names[value] if known and names is not None else str(value)
+    return printable(names[value] if known and names is not None else str(value))

@@ -24,6 +24,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO, TypeAlias
 
+from raysb.printable import printable
+
 Record: TypeAlias = Mapping[str, Any]
 
 FIRST_GAP_S = 5.0
@@ -161,7 +163,8 @@ class Console:
         self._gone = False  # nobody reads the stream any more
 
     def line(self, text: str, *, show: bool = True) -> None:
-        """Write one line into the log, and show it."""
+        """Write one line into the log, and show it; a name in it cannot steer the terminal."""
+        text = printable(text)
         with self._lock:
             if show and not self._gone:
                 self._show(text)

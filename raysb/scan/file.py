@@ -157,7 +157,9 @@ class ScoreFile:
         table = pa.table({name: arrays[name] for name in ORDER if name in arrays})
         if self._writer is None:
             self.columns = table.column_names
-            self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                self._part, table.schema, compression="zstd", write_page_checksum=True
+            )
         self._writer.write_table(table, row_group_size=GROUP_ROWS)
         self.num_rows += table.num_rows
 

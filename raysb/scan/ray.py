@@ -15,6 +15,7 @@ import ray.data
 
 from raysb.cluster import check_placement, cluster_nodes
 from raysb.packing import Processes
+from raysb.placement import READER_SHARE, amounts
 from raysb.schema import Batch
 from raysb.source.dataset import share
 from raysb.source.spans import START, STOP
@@ -76,9 +77,11 @@ def check_score_job(job: "ScoreJob") -> None:
     check_placement(
         {
             "planning (Ray Data's own tasks)": Processes(1, 1.0),
-            "data.num_readers": Processes(job.num_readers, READER_CPUS),
+            "data.num_readers": Processes(
+                job.num_readers, READER_CPUS, resources=amounts(scoring.resources, READER_SHARE)
+            ),
             "scoring.num_actors x scoring.num_cpus": Processes(
-                scoring.num_actors, scoring.num_cpus, scoring.num_gpus
+                scoring.num_actors, scoring.num_cpus, scoring.num_gpus, amounts(scoring.resources)
             ),
         },
         nodes=cluster_nodes(),
@@ -123,6 +126,7 @@ def _flow(job: "ScoreJob") -> Any:
             fn_constructor_args=(source,),
             batch_size=None,
             num_cpus=READER_CPUS,
+            resources=amounts(scoring.resources, READER_SHARE),
             compute=_pool_of(job.num_readers),
         )
     return flow.map_batches(
@@ -134,6 +138,7 @@ def _flow(job: "ScoreJob") -> Any:
         batch_size=None,
         num_cpus=scoring.num_cpus,
         num_gpus=scoring.num_gpus or None,
+        resources=amounts(scoring.resources),
         compute=_pool_of(scoring.num_actors),
     )
 

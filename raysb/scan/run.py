@@ -20,7 +20,7 @@ from raysb.losses import LOSSES, CrossEntropy, build_loss
 from raysb.models import bare, build_from
 from raysb.prepare import has_classes, resolve
 from raysb.scan.file import ScoreFile, check_out
-from raysb.scan.foreign import refuse_foreign_code
+from raysb.scan.foreign import refuse_foreign_cluster, refuse_foreign_code
 from raysb.scan.job import TRIED_ROWS, Scored, ScoreJob, find_columns, score_locally
 from raysb.scan.summary import Progress, ScoreSummary, Watch
 from raysb.scan.weights import build_with, check_names, find_weights
@@ -140,6 +140,8 @@ def score_configured(
     began = time.monotonic()
     path = check_out(out, overwrite=overwrite)
     config, job = configured_job(weights, flags, config_file)
+    if config_file is None and Path(weights).is_dir():
+        refuse_foreign_cluster(config, flags)
     with _engine(config.engine, job, config.address, verbose) as blocks:
         return _write(job, config.data.train, blocks, path, overwrite, watch, began)
 
@@ -160,8 +162,9 @@ def configured_job(
         ValueError: A setting cannot be used.
     """
     file, own_config = find_weights(Path(weights))
-    config = load(config_file or own_config, flags)
-    if own_config is not None and config_file is None:
+    of_run = own_config is not None and config_file is None
+    config = load(config_file or own_config, flags, of_run=of_run)
+    if of_run:
         refuse_foreign_code(config, flags)
     config = replace(config, model=bare(config.model))  # what it starts from is replaced
     check_names(config.model, file, alone=own_config is None)

@@ -19,7 +19,7 @@ def classes_of(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     text = (schema.field(column).metadata or {}).get(_KEY)
     try:
         names = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # somebody else's `classes`
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None

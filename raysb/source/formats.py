@@ -17,12 +17,12 @@ from raysb.source.images import (
     ImageFormat,
     Shape,
     Where,
-    bombs_are_errors,
     decode,
     open_picture,
 )
 
 SAMPLE = 64  # first rows that are looked at
+MAX_BYTES = 64 << 20  # of a decoded picture where nobody said its size: files of 80 kB hold 240 MB
 
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
@@ -91,12 +91,17 @@ def _of_bytes(
     if raw:
         stored = _shape3(shape) if shape else _shape_of(len(values[0]), image_size, where)
         return _of_raw(stored, image_size, where)
-    with bombs_are_errors():
-        pictures = [open_picture(value, where, row) for row, value in enumerate(values)]
+    pictures = [open_picture(value, where, row) for row, value in enumerate(values)]
     if shape is None:
         colour = any(picture.mode in COLOUR for picture in pictures)
         shape = (pictures[0].height, pictures[0].width, 3 if colour else 1)
     wanted = _with_size(_shape3(shape), image_size)
+    if image_size is None and math.prod(wanted) > MAX_BYTES:
+        raise DataError(
+            f"{where(0)}: pictures of shape {list(wanted)} take {math.prod(wanted) / 1e6:,.0f} MB "
+            "each when decoded, and a batch of them would fill the memory. Set data.image_size="
+            "[height, width] to resize them, or to this size to have them as they are."
+        )
     return ImageFormat(shape=wanted, stored=None, resize=image_size is not None)
 
 

@@ -14,6 +14,7 @@ from raysb.errors import DataError
 from raysb.schema import ID
 from raysb.source.classes import classes_of
 from raysb.source.demo import DEMOS
+from raysb.source.footer import DAMAGED, told
 from raysb.source.open import open_sources
 from raysb.source.problems import (
     class_problems,
@@ -121,12 +122,14 @@ def inspect(path: str | Path) -> Inspection:
     schema = footers[0].schema.to_arrow_schema()
     roles = find_roles(schema)
     target, source = _named(roles, "target"), _named(roles, "input")
-    nulls = {name: _nulls(footers, name) for name in schema.names}
+    with told(f"{path}: the statistics cannot be read", DAMAGED):
+        nulls = {name: _nulls(footers, name) for name in schema.names}
+        small = group_problems(groups, footers, [n for n in schema.names if n in roles])
     problems = null_problems({name: nulls[name] for name in roles})
     counts = None
     if target and pa.types.is_integer(schema.field(target).type) and not nulls[target]:
         counts = _count(groups, target)
-    problems += group_problems(groups, footers, [n for n in schema.names if n in roles])
+    problems += small
     problems += [] if counts is None else class_problems(counts, target or "")
     problems += id_problems(_ids(groups))
     pictures = None if source is None else sample_pictures(groups, source, schema.field(source))

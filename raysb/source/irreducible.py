@@ -8,10 +8,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysb.errors import DataError
 from raysb.schema import ID, LOSS, Batch, Floats, Ids
+from raysb.source.footer import open_parquet, told
 
 IRREDUCIBLE_LOSS = "irreducible_loss"
 _SHOWN = 5  # ids in a message
@@ -109,10 +109,18 @@ class IrreducibleLosses:
 
 
 def _read(path: str) -> pa.Table:
-    try:
-        schema = pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"irreducible losses of {path}: is not a parquet file: {error}") from error
+    what = f"irreducible losses of {path}: is not a parquet file, or a damaged one"
+    with told(what, "Let `raysb score` write it again."), open_parquet(path) as file:
+        _check_schema(file.schema_arrow, path)
+        table = file.read(columns=[ID, LOSS], use_threads=False)
+    if table.column(ID).null_count:
+        raise DataError(
+            f"irreducible losses of {path}: {table.column(ID).null_count} rows have no {ID!r}"
+        )
+    return table
+
+
+def _check_schema(schema: pa.Schema, path: str) -> None:
     if missing := [name for name in (ID, LOSS) if name not in schema.names]:
         raise DataError(
             f"irreducible losses of {path}: no column {missing[0]!r} among "
@@ -125,12 +133,6 @@ def _read(path: str) -> pa.Table:
             f"irreducible losses of {path}: {ID!r} is {id_type} and {LOSS!r} is {loss_type}; must "
             "be integers and floating numbers"
         )
-    table = pq.read_table(path, columns=[ID, LOSS])
-    if table.column(ID).null_count:
-        raise DataError(
-            f"irreducible losses of {path}: {table.column(ID).null_count} rows have no {ID!r}"
-        )
-    return table
 
 
 def _some(ids: Ids) -> str:

@@ -20,6 +20,8 @@ from raysb.source.settings import RESERVED, Data
 from raysb.source.split import Part
 from raysb.source.table import Table, check_columns
 
+MAX_CLASSES = 1_000_000  # that a run takes a label's word for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
@@ -271,6 +273,13 @@ def _check_labels(rows: Any, data: Data, num_classes: int | None, key: str) -> i
     if bounds is None:
         return num_classes
     classes = bounds[1] + 1 if num_classes is None else num_classes
+    if num_classes is None and classes > MAX_CLASSES:
+        raise DataError(
+            f"{key}: {rows.find(str(data.target), bounds[1])}: the label {bounds[1]} in the column "
+            f"{data.target!r} would give the model {classes:,} outputs, more than {MAX_CLASSES:,}. "
+            "Correct it, number the classes from 0, set model.num_classes if there are so many, or "
+            "--train.loss mse if these are no classes."
+        )
     check_classes(rows, str(data.target), classes, key)
     return classes
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from raysb.schema import Batch, Ids
 from raysb.source.files import Paths
+from raysb.source.footer import DAMAGED, told
 from raysb.source.formats import SAMPLE, Formats, Place, decode_columns, find_formats
 from raysb.source.grouped import GroupedSource
 from raysb.source.rowgroups import PLACE, RowGroups, open_row_groups
@@ -52,7 +53,8 @@ class ParquetSource:
         self._groups.check_ids()
         self._seed, self._window = seed, data.shuffle_window
         self._rows = self._grouped(self._groups, self._groups.rows.tolist())
-        self._bounds = {name: _bounds(self._groups, footers, name) for name in target}
+        with told(f"{self._groups.files[0]}: its statistics cannot be read", DAMAGED):
+            self._bounds = {name: _bounds(self._groups, footers, name) for name in target}
         self._formats = self._find_formats(footers[0].schema.to_arrow_schema(), data)
 
     @property
@@ -126,9 +128,10 @@ def _metadata(schema: pa.Schema, name: str) -> dict[str, Any]:
     if b"shape" in raw:
         try:
             found["shape"] = tuple(int(side) for side in json.loads(raw[b"shape"]))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             pass  # somebody else's `shape`
-        if len(found.get("shape", ())) not in (2, 3):
+        shape = found.get("shape", ())
+        if len(shape) not in (2, 3) or min(shape) < 1:
             found.pop("shape", None)
     if b"encoding" in raw:
         found["encoding"] = raw[b"encoding"].decode(errors="replace")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from raysb.errors import DataError
 from raysb.schema import ID, Batch, Ids, take
 from raysb.source.columns import to_numpy
 from raysb.source.files import Paths, find_files
+from raysb.source.footer import DAMAGED, check_plain, open_parquet, read_footer, told
 from raysb.source.split import Part
 from raysb.source.table import (
     FILE_SHIFT,
@@ -59,9 +61,12 @@ class RowGroups:
         """Columns, `id` and `PLACE` of the rows of one group that belong to the parts."""
         names = {*self.columns} if self.id_column is None else {*self.columns, self.id_column}
         table = self.table(group, sorted(names))
-        batch = {name: to_numpy(table[name], self._column(group, name)) for name in self.columns}
-        batch[PLACE] = self._places(group)
-        batch[ID] = ids = self._ids(group, table)
+        with self._damage_told(group):
+            batch = {
+                name: to_numpy(table[name], self._column(group, name)) for name in self.columns
+            }
+            batch[PLACE] = self._places(group)
+            batch[ID] = ids = self._ids(group, table)
         return take(batch, np.flatnonzero(self._kept(ids))) if self.parts else batch
 
     def ids(self, group: int) -> Ids:
@@ -72,20 +77,18 @@ class RowGroups:
 
     def table(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a group as stored; a missing value is an error that names its row."""
-        path = self.files[self.file[group]]
-        try:
-            # Opened anew each time: an open file cannot be sent to a reader's process, and the
-            # footer is small beside a row group.
-            with self.filesystem.open_input_file(path) as stream:
-                reader = pq.ParquetFile(stream, pre_buffer=True)
-                table = reader.read_row_group(
-                    int(self.group[group]), columns=list(columns), use_threads=False
-                )
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: row group {self.group[group]} cannot be read ({error}). The file is "
-                "damaged, or was changed since the start: write it again."
-            ) from error
+        # Opened anew each time: an open file cannot be sent to a reader's process, and the footer
+        # is small beside a row group.
+        with (
+            self._damage_told(group),
+            self.filesystem.open_input_file(self.files[self.file[group]]) as stream,
+        ):
+            reader = open_parquet(stream, pre_buffer=True)
+            table = reader.read_row_group(
+                int(self.group[group]), columns=list(columns), use_threads=False
+            )
+            if len(table) != self.rows[group]:
+                raise EOFError(f"{len(table):,} rows in place of {self.rows[group]:,}")
         for name in columns:
             self._check_values(group, name, table[name])
         return table
@@ -112,6 +115,12 @@ class RowGroups:
             places = np.concatenate([self._places(group) for group in groups])
             first, second = (self.place(int(places[row])) for row in pair)
             raise duplicate_error(int(ids[pair[0]]), first, second)
+
+    def _damage_told(self, group: int) -> AbstractContextManager[None]:
+        return told(
+            f"{self.files[self.file[group]]}: row group {self.group[group]} cannot be read",
+            DAMAGED,
+        )
 
     def _check_values(self, group: int, name: str, column: pa.ChunkedArray) -> None:
         if not column.null_count:
@@ -158,11 +167,12 @@ def open_row_groups(
 
     Raises:
         FileNotFoundError: A path matches nothing.
-        DataError: Not parquet, no rows, a missing column, or types that differ between files.
+        DataError: Not parquet, no rows, a missing column, types that differ between files, or one
+            of Ray's own.
     """
     filesystem, files = find_files(paths, filesystem=filesystem)
     with ThreadPoolExecutor(_THREADS) as pool:
-        footers = list(pool.map(lambda file: _read_footer(filesystem, file), files))
+        footers = list(pool.map(lambda file: read_footer(filesystem, file), files))
     schemas = [footer.schema.to_arrow_schema() for footer in footers]
     if (
         id_column is None
@@ -177,21 +187,11 @@ def open_row_groups(
     return _number(filesystem, files, footers, columns, id_column), footers
 
 
-def _read_footer(filesystem: fs.FileSystem, file: str) -> pq.FileMetaData:
-    try:
-        with filesystem.open_input_file(file) as stream:
-            return pq.ParquetFile(stream).metadata
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{file}: not a parquet file, or one that was not written to its end ({error}). Name "
-            "parquet files, a folder of them, or mnist5k."
-        ) from error
-
-
 def _check_types(
     wanted: list[str], first: pa.Schema, first_file: str, schema: pa.Schema, file: str
 ) -> None:
     for name in wanted:
+        check_plain(schema.field(name), file)
         if schema.field(name).type != first.field(name).type:
             raise DataError(
                 f"{file}: the column {name!r} is of type {schema.field(name).type}, but of type "

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from raysb.errors import DataError
 from raysb.source.columns import to_numpy
-from raysb.source.images import COLOUR, bombs_are_errors, open_picture
+from raysb.source.images import COLOUR, open_picture
 from raysb.source.rowgroups import RowGroups
 from raysb.source.table import FILE_SHIFT
 
@@ -59,17 +59,16 @@ def sample_pictures(groups: RowGroups, column: str, field: pa.Field) -> Pictures
     chosen = np.unique(np.linspace(0, len(groups.rows) - 1, GROUPS).astype(int))
     for group in chosen.tolist():
         first = (int(groups.file[group]) << FILE_SHIFT) + int(groups.first[group])
-        with bombs_are_errors():
-            for place, value in enumerate(_values(groups, group, column), first):
-                looked += 1
-                try:
-                    picture = open_picture(value, groups.place, place)
-                except DataError as error:
-                    damaged.append(str(error))
-                    continue
-                sizes[picture.height, picture.width] += 1
-                formats[str(picture.format)] += 1
-                colour += picture.mode in COLOUR
+        for place, value in enumerate(_values(groups, group, column), first):
+            looked += 1
+            try:
+                picture = open_picture(value, groups.place, place)
+            except DataError as error:
+                damaged.append(str(error))
+                continue
+            sizes[picture.height, picture.width] += 1
+            formats[str(picture.format)] += 1
+            colour += picture.mode in COLOUR
     if not sizes:
         return None  # raw pixels, most likely: their shape is the metadata's
     return Pictures(

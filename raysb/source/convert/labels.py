@@ -101,7 +101,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         names = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"--classes {path}: there is no file {file}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"--classes {path}: cannot be read ({error})") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f'--classes {path}: a list of names, ["cat", "dog"], is needed')

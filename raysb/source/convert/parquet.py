@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysb.schema import ID
 from raysb.source.convert.settings import Convert, Problems
 from raysb.source.files import find_files
+from raysb.source.footer import open_parquet, read_footer, told
 from raysb.source.rowgroups import open_row_groups
 
 _ROWS = 4_096  # read at once
@@ -27,7 +26,7 @@ class ParquetReader:
 
     def __init__(self, path: Path, settings: Convert, problems: Problems) -> None:
         self._filesystem, self._files = find_files(path)
-        first = self._open(self._files[0]).schema_arrow
+        first = read_footer(self._filesystem, self._files[0]).schema.to_arrow_schema()
         names = tuple(first.names)
         _, footers = open_row_groups(path, columns=names, id_column=None)  # checks the schemas
         groups = [footer.row_group(g) for footer in footers for g in range(footer.num_row_groups)]
@@ -44,7 +43,7 @@ class ParquetReader:
         """All rows in the order of the files."""
         first = 0
         for file in self._files:
-            for batch in self._open(file).iter_batches(_ROWS, use_threads=False):
+            for batch in self._batches(file):
                 table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
                 if ID not in table.column_names:
                     ids = np.arange(first, first + len(table))
@@ -52,5 +51,12 @@ class ParquetReader:
                 first += len(table)
                 yield table
 
-    def _open(self, file: str) -> Any:
-        return pq.ParquetFile(self._filesystem.open_input_file(file))
+    def _batches(self, file: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, each batch with values that are what their types say."""
+        with (
+            self._filesystem.open_input_file(file) as stream,
+            told(f"{file}: cannot be read to its end", "The file is damaged: fetch it again."),
+        ):
+            for batch in open_parquet(stream).iter_batches(_ROWS, use_threads=False):
+                batch.validate(full=True)
+                yield batch

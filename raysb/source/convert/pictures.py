@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from raysb.errors import DataError
 from raysb.source.convert.settings import Problems
-from raysb.source.images import COLOUR, bombs_are_errors, open_picture
+from raysb.source.images import COLOUR, open_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FOREIGN = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm")
@@ -66,7 +66,7 @@ def check_pictures(
         seen: Notes sizes and colours.
     """
     pictures = iter(pictures)
-    with bombs_are_errors(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(islice(pictures, AT_ONCE)):
             usable = []
             for picture, result in zip(some, pool.map(_check, some), strict=True):

@@ -4,11 +4,15 @@ Labels, in this order: the text of `a.cls` beside `a.jpg`, as in WebDataset, a n
 first folder on the way of a picture, below those that all have in common.
 """
 
+import bz2
+import gzip
+import lzma
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +32,11 @@ from raysb.source.convert.settings import Convert, Problems
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
+_COMPRESSED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
 _MAX_LABEL = 1_000  # bytes of a .cls
 
 
@@ -116,12 +125,41 @@ class TarReader:
 def _reading(path: Path) -> Iterator[Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]]:
     """The members of an archive, one after the other; none is remembered."""
     try:
-        with tarfile.open(path, "r:*") as archive:
-            yield _members(archive)
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
+        with _decompressed(path) as stream:
+            bounded: Any = _Bounded(stream)
+            with tarfile.open(fileobj=bounded, mode="r:") as archive:
+                yield _members(archive)
+    except DataError:
+        raise
+    except Exception as error:  # of tarfile, of the decompressors, of names that are no text
         raise DataError(
             f"{path}: the archive cannot be read to its end ({error}). Fetch or pack it again."
         ) from error
+
+
+def _decompressed(path: Path) -> Any:
+    """The archive as bytes, whatever its name says; opened here so that reads can be bounded."""
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _COMPRESSED)))
+    found = (opened for magic, opened in _COMPRESSED.items() if start.startswith(magic))
+    return next(found, open)(path, "rb")
+
+
+class _Bounded:
+    """A file whose reads are of the size of a picture at most.
+
+    `tarfile` reads as many bytes as a header says: a few of them would fill the memory.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        data: bytes = self._stream.read(size)
+        return data
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:

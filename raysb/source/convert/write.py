@@ -203,6 +203,7 @@ def _write_file(path: Path, table: pa.Table, rows_per_group: int) -> None:
         compression=dict.fromkeys(table.column_names, "zstd") | dict.fromkeys(raw, "none"),
         use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
         write_statistics=[f.name for f in table.schema if f.name not in raw],
+        write_page_checksum=True,  # a reader notices a flipped bit, which pixels never would
     )
 
 
