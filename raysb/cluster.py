@@ -6,12 +6,12 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
-from raysb.packing import Processes, misplaced
+from raysb.packing import TRAIN_WORKERS, Processes, misplaced
 
 NAMESPACE = "raysb"
 # Quiet, and quick to answer: Ray Train asks its workers every .2 s instead of every 2 s, so that
@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+KINDS = ("CPU", "GPU", "memory", "object_store_memory")  # of Ray's own; others are custom
 SPARE_CPUS = 3  # logical, on a cluster of our own: for planning and readers, which mostly wait
 
 
@@ -189,8 +190,9 @@ def check_placement(
     """
     if misfits := misfit(processes, nodes):
         said, flag = misfits
+        verb = "change" if flag.endswith(".resources") else "lower"
         raise ResourceError(
-            f"{said}. Ray would wait for the rest without a word; lower {flag}, or join a larger "
+            f"{said}. Ray would wait for the rest without a word; {verb} {flag}, or join a larger "
             "cluster with --address"
         )
 
@@ -200,22 +202,60 @@ def misfit(
 ) -> tuple[str, str] | None:
     """What does not fit, in words, and the flag that asks for it; `None`: everything does."""
     needs = {flag: asked.total for flag, asked in processes.items()}
-    if short := shortage(needs, available=total(nodes)):
+    short = not_offered(processes, nodes) or shortage(needs, available=total(nodes))
+    if short:
         return short
     flag = misplaced(processes, nodes)
     if flag is None:
         return None
     asked = processes[flag]
-    kinds = Counter((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
-    machines = ", ".join(
-        f"{count} x ({cpus:g} CPUs, {gpus:g} GPUs)" for (cpus, gpus), count in kinds.items()
-    )
+    custom = sorted({name for each in processes.values() for name in each.resources})
+    kinds = Counter(_described(node, [n for n in custom if node.get(n)]) for node in nodes)
+    machines = ", ".join(f"{count} x ({kind})" for kind, count in kinds.items())
+    each = _described({"CPU": asked.cpus, "GPU": asked.gpus, **asked.resources}, asked.resources)
     said = (
-        f"{flag}: {asked.number} processes of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs each "
-        f"find no place beside the others on the machines ({machines}), though their sum does: "
-        "a process lies on one machine, its share of a GPU on one GPU"
+        f"{flag}: {asked.number} processes of {each} each find no place beside the others on the "
+        f"machines ({machines}), though their sum does: a process lies on one machine, its share "
+        "of a GPU on one GPU"
     )
     return said, flag
+
+
+def _described(amounts: Mapping[str, float], custom: Iterable[str]) -> str:
+    """`8 CPUs, 1 GPUs, scorer 4`."""
+    named = [f"{name} {amounts[name]:g}" for name in custom]
+    return ", ".join([f"{amounts.get('CPU', 0):g} CPUs", f"{amounts.get('GPU', 0):g} GPUs", *named])
+
+
+def not_offered(
+    processes: Mapping[str, Processes], nodes: Sequence[Mapping[str, float]]
+) -> tuple[str, str] | None:
+    """The custom resource that the machines do not offer, in words, and the key to change."""
+    wanted = {n for asked in processes.values() if asked.number for n in asked.resources}
+    for name in sorted(wanted):
+        asking = {f: p for f, p in processes.items() if p.number and p.resources.get(name)}
+        offers = [node[name] for node in nodes if node.get(name)]
+        largest = max(asking, key=lambda flag: asking[flag].resources[name])
+        key, most = _custom_key(largest), asking[largest].resources[name]
+        if not offers or max(offers) < most - 1e-6:
+            there = f"at most {max(offers):g} of it" if offers else _offered(nodes)
+            return f"{key}: no machine offers {name}={most:g}; they offer {there}", key
+        asked = sum(each.number * each.resources[name] for each in asking.values())
+        if asked > sum(offers) + 1e-6:
+            parts = ", ".join(f"{f}: {p.number * p.resources[name]:g}" for f, p in asking.items())
+            said = f"{asked:g} {name} are asked for and the cluster has {sum(offers):g}: {parts}"
+            return said, f"{key}.{name}"
+    return None
+
+
+def _custom_key(flag: str) -> str:
+    return "train.resources" if TRAIN_WORKERS in flag else "scoring.resources"
+
+
+def _offered(nodes: Sequence[Mapping[str, float]]) -> str:
+    """The custom resources of the machines, in words; not what Ray itself adds to each."""
+    names = sorted({name for node in nodes for name in node if name not in KINDS})
+    return ", ".join(name for name in names if ":" not in name) or "no custom resource"
 
 
 def shortage(

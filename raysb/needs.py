@@ -1,4 +1,4 @@
-"""CPUs and GPUs that a configuration asks Ray for, and which flag makes them fit.
+"""What a configuration asks Ray for, CPUs, GPUs, custom resources, and which flag makes it fit.
 
 A flag is named only after the request was counted again with it.
 """
@@ -12,6 +12,7 @@ from raysb.cluster import misfit as misfit_of
 from raysb.cluster import total
 from raysb.config import Config
 from raysb.packing import TRAIN_WORKERS, Processes
+from raysb.placement import amounts
 from raysb.scoring.settings import Scoring
 from raysb.training.settings import Training
 
@@ -51,7 +52,7 @@ def processes_of(config: Config, there: Resources) -> dict[str, Processes]:
         scored, scored or selector.records_backward, config.scoring, config.data.num_readers
     )
     return {
-        TRAIN_WORKERS: Processes(train.num_workers, train.num_cpus, gpus),
+        TRAIN_WORKERS: Processes(train.num_workers, train.num_cpus, gpus, amounts(train.resources)),
         **stream_processes(cast(Any, stream)),
     }
 
@@ -87,6 +88,7 @@ def mends(config: Config, nodes: Sequence[Resources]) -> list[str]:
     without = _with(config, "train", "use_gpu", False)
     if without is not None and misfit(without, nodes) is None:
         found.append("--train.use_gpu false")
+    found += [] if any(found) else [_anywhere(config, nodes)]
     found = found if any(found) else [_several(config, nodes)]
     found += [] if any(found) else [_fitting(config, nodes, *field) for field in _CPUS]
     return [flag for flag in found if flag]
@@ -120,6 +122,18 @@ def _with(config: Config, section: str, name: str, value: Any) -> Config | None:
         return replace(config, **{section: replace(getattr(config, section), **{name: value})})
     except ValueError:
         return None
+
+
+def _anywhere(config: Config, nodes: Sequence[Resources]) -> str:
+    """The flags that let processes lie on any machine, where the request fits with them."""
+    held = [section for section in ("scoring", "train") if getattr(config, section).resources]
+    for freed in [*([each] for each in held), held]:
+        other = config
+        for section in freed:
+            other = _with(other, section, "resources", {}) or other
+        if misfit(other, nodes) is None:
+            return " ".join(f"--{section}.resources {{}}" for section in freed)
+    return ""
 
 
 def _several(config: Config, nodes: Sequence[Resources]) -> str:

@@ -37,10 +37,10 @@ Settings that have an effect, with the defaults of `raysb train --help`:
   --data.train PATH               what to score: parquet (file, folder, glob, URI) or a demo set
   --data.inputs, --data.target, --data.id, --data.image_size, --data.mean, --data.std
   --data.num_readers              processes that read and decode; 0: scorers read for themselves
-  --model.name, --model.args, --model.norm, --model.num_classes
+  --model.name, --model.args, --model.norm, --model.convert_norm, --model.num_classes
   --train.loss, --train.loss_args
   --scoring.num_actors, --scoring.batch_size, --scoring.dtype
-  --scoring.num_cpus, --scoring.num_gpus
+  --scoring.num_cpus, --scoring.num_gpus, --scoring.resources
   --engine ray|local, --address
 """
 
@@ -54,8 +54,10 @@ OPTIONS = {
 SETTINGS = (
     *("data.train", "data.inputs", "data.target", "data.id", "data.image_size", "data.mean"),
     *("data.std", "data.num_readers", "model.name", "model.args", "model.norm"),
+    "model.convert_norm",
     *("model.num_classes", "train.loss", "train.loss_args", "scoring.num_actors"),
     *("scoring.batch_size", "scoring.dtype", "scoring.num_cpus", "scoring.num_gpus"),
+    "scoring.resources",
     *("engine", "address"),
 )
 FIRST_GAP_S = 5.0

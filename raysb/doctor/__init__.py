@@ -31,3 +31,13 @@ def examine(config: Config) -> Report:
         found += cluster
     found += check_run(config, store)
     return Report(tuple(found))
+
+
+def examine_cluster_file(path: Path, config: Config) -> Report:
+    """Look at a cluster file of `ray up`, and at whether its machines hold the run."""
+    from raysb.cluster import prepare_environment
+
+    prepare_environment()
+    from raysb.doctor.cluster_file import check_cluster_file
+
+    return Report(tuple(check_cluster_file(path, config)))

@@ -1,9 +1,11 @@
 """Settings of the scoring stage."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal
+
+from raysb.placement import check_resources
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -21,6 +23,12 @@ class Scoring:
         dtype: Precision of the scoring forward pass: float32, bfloat16 or float16.
         image_scale: Share of their height and width at which pictures are scored, above 0 and at
             most 1.
+        proxy: Another trained model that scores in place of the one that is trained, with weights
+            that stay as they are: a run directory, a file of weights of a (pruned, distilled) copy
+            of it, or the import path of a function that returns it; none: the model itself.
+        min_agreement: Least mean rank correlation, of the last three audits, of a cheap score (by
+            `dtype`, `image_scale` or `proxy`) with that of the live model; below it the live model
+            scores from then on, in full precision and size. Between -1, never, and 1.
         max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps, unless
             the selector draws rows by what is recorded of earlier epochs. 0 is lockstep,
             deterministic for any number of scorers; `auto` takes the smallest bound that does not
@@ -28,6 +36,8 @@ class Scoring:
         publish_every: Optimizer steps between two publications of the weights, at least 1.
         num_cpus: CPUs that each scorer asks Ray for, at least 0.
         num_gpus: GPUs that each scorer asks Ray for; a fraction lets scorers and workers share one.
+        resources: Custom resources that each scorer asks Ray for, amounts by name, so that it lies
+            on machines that offer them; a reader asks for a tenth of each.
         max_nonfinite_fraction: Share of scored rows whose loss may be NaN or infinite before the
             run stops, between 0 and 1.
     """
@@ -37,10 +47,13 @@ class Scoring:
     score: str | None = None
     dtype: str = "float32"
     image_scale: float = 1.0
+    proxy: str | None = None
+    min_agreement: float = 0.8
     max_staleness_steps: int | Literal["auto"] | None = "auto"
     publish_every: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
     max_nonfinite_fraction: float = 0.01
 
     def __post_init__(self) -> None:
@@ -57,6 +70,7 @@ class Scoring:
             raise ValueError(
                 f"scoring.num_gpus={self.num_gpus!r}: above 1, Ray gives whole GPUs only"
             )
+        check_resources("scoring", self.resources)
         if self.dtype not in DTYPES:
             raise ValueError(f"scoring.dtype={self.dtype!r}: must be one of {', '.join(DTYPES)}")
         if not (self.score is None or (isinstance(self.score, str) and self.score)):
@@ -65,6 +79,13 @@ class Scoring:
             raise ValueError(
                 f"scoring.image_scale={self.image_scale!r}: must be above 0 and at most 1"
             )
+        if not (self.proxy is None or (isinstance(self.proxy, str) and self.proxy)):
+            raise ValueError(
+                f"scoring.proxy={self.proxy!r}: must be a path or an import path, or be none"
+            )
+        least = self.min_agreement
+        if not isinstance(least, Real) or isinstance(least, bool) or not -1 <= least <= 1:
+            raise ValueError(f"scoring.min_agreement={least!r}: must be between -1 and 1")
         self._check_staleness()
 
     def _check_staleness(self) -> None:

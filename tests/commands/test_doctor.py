@@ -98,7 +98,7 @@ def test_what_a_run_would_refuse_is_found(capsys, words, told) -> None:
 def test_batch_statistics_are_a_note(capsys) -> None:
     found = list(check_run(load(None, [*FAST, "--model.norm=batch"]), None))
     assert [each.status for each in found] == ["ok", "ok", "note"]
-    assert "model.norm=group" in found[-1].said
+    assert "model.convert_norm=true" in found[-1].said
 
 
 def test_nobody_at_the_address_is_told_at_once() -> None:
