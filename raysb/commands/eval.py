@@ -38,6 +38,7 @@ SETTINGS = (
     *("model.num_classes", "train.loss", "train.loss_args", "train.use_gpu", "train.num_threads"),
     "eval.batch_size",
 )
+MOST_CONFUSIONS = 5
 MOST_CLASSES = 20  # lines of the table; a thousand classes are read from --json
 
 
@@ -84,4 +85,11 @@ def _class_lines(result: "Evaluated") -> list[str]:
     table = ["", *aligned(rows, right=range(4))]
     if len(shown) < len(result.classes):
         table.append(f"the worst {len(shown)} of {len(result.classes)} classes; all with --json")
+    table += _confusion_line(result)
     return [*table, f"worst: class {result.worst.label}, error {result.worst.error:.2%}"]
+
+
+def _confusion_line(result: "Evaluated") -> list[str]:
+    """The pairs of classes that are confused most."""
+    most = [f"{c.label} as {c.prediction} ({c.num_rows:,})" for c in result.confusions]
+    return [f"taken for another: {', '.join(most[:MOST_CONFUSIONS])}"] if most else []

@@ -15,6 +15,8 @@ WINDOW_S = 10.0  # over which rates are taken: rows are scored pool by pool
 WIDE = 80  # columns from which on the bar is long
 LABEL, VALUE, DONE, REST = "dim", "bold", "cyan", "dim"
 GIGA = 1e9
+MOST_GPUS = 4  # processes whose GPUs have a figure each
+_USED, _TOTAL, _USE = "memory_used", "memory_total", "utilization"  # after gpu/, gpu/worker1/
 
 _NEXT = {  # what a start is busy with after each of its phases
     "": "checking",
@@ -76,7 +78,7 @@ class Figures:
         cells = [self._epoch(), self._bar(20 if width >= WIDE else 10), self._left()]
         cells += [_cell(label, _rate(self._window, key)) for key, label in _RATES]
         cells += [_cell(label, _text(record, key, text)) for key, label, text in _FIGURES]
-        return [cell for cell in [*cells, _cell("GPU", _gpu(record))] if cell.plain]
+        return [cell for cell in [*cells, *_gpus(record)] if cell.plain]
 
     def _epoch(self) -> Text:
         in_all = _text(self._record, "epochs", lambda v: f"/{v:.4g}")
@@ -131,9 +133,26 @@ def _rate(window: Sequence[Record], key: str) -> str:
     return f"{(last[key] - first.get(key, 0)) / seconds:,.0f}/s"
 
 
-def _gpu(record: Record) -> str:
-    used, total = record.get("gpu/memory_used"), record.get("gpu/memory_total")
+def _gpus(record: Record) -> list[Text]:
+    """Memory and use of the GPU of each process; of many, from the least to the most."""
+    prefixes = [key.removesuffix(_USED) for key in record if key.endswith(_USED)]
+    if prefixes == ["gpu/"]:
+        return [_cell("GPU", _gpu(record, "gpu/"))]
+    if len(prefixes) <= MOST_GPUS:
+        names = [prefix.removeprefix("gpu/").rstrip("/") or "worker0" for prefix in prefixes]
+        return [
+            _cell(f"GPU {name}", _gpu(record, prefix))
+            for name, prefix in zip(names, prefixes, strict=True)
+        ]
+    used = [record[prefix + _USED] / GIGA for prefix in prefixes]
+    uses = [record[prefix + _USE] for prefix in prefixes if prefix + _USE in record]
+    use = f", {min(uses):.0%} to {max(uses):.0%}" if uses else ""
+    return [_cell(f"{len(prefixes)} GPU processes", f"{min(used):.1f} to {max(used):.1f} GB{use}")]
+
+
+def _gpu(record: Record, prefix: str) -> str:
+    used, total = record.get(prefix + _USED), record.get(prefix + _TOTAL)
     if used is None or total is None:
         return ""
-    use = _text(record, "gpu/utilization", lambda v: f", {v:.0%}")
+    use = _text(record, prefix + _USE, lambda v: f", {v:.0%}")
     return f"{used / GIGA:.1f}/{total / GIGA:.0f} GB{use}"

@@ -94,6 +94,11 @@ def test_the_table_of_classes_is_that_of_sklearn(capsys) -> None:
     assert [each["wrong"] for each in found["classes"]] == wrong.tolist()
     assert found["eval/error"] == pytest.approx(np.mean(predicted != labels), rel=1e-12)
     assert found["worst_class"] == int(np.argmax(wrong / matrix.sum(1)))
+    beside = matrix - np.diag(matrix.diagonal())
+    told = {(each["class"], each["prediction"]): each["rows"] for each in found["confusions"]}
+    assert told == {(i, j): beside[i, j] for i, j in np.argwhere(beside).tolist()}
+    rows = [each["rows"] for each in found["confusions"]]
+    assert rows == sorted(rows, reverse=True)
     assert found["recorded"] is None  # the run has never seen these rows
 
 
@@ -107,6 +112,7 @@ def test_people_see_figures_that_agree_and_the_worst_class(capsys) -> None:
     assert (
         len([line for line in lines if line.endswith("%")]) == 10 + 1
     )  # the classes and the worst
+    assert re.fullmatch(r"taken for another: (\d as \d \(\d+\)(, |$)){5}", lines[-2])
     assert lines[-1].startswith("worst: class ")
 
 

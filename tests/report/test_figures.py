@@ -88,3 +88,26 @@ def test_rows_keep_the_order_of_their_cells_and_the_width(cells: list[str], widt
             rows[i].cell_len + 3 + len(rows[i + 1].plain.split(" · ")[0]) > width
             for i in range(len(rows) - 1)
         )
+
+
+def test_the_gpu_of_each_process_has_its_figure_and_many_have_their_range() -> None:
+    def gpu(name: str, used: float, use: float) -> dict[str, float]:
+        own = f"gpu/{name}"
+        return {
+            f"{own}memory_used": used * 1e9,
+            f"{own}memory_total": 80e9,
+            f"{own}utilization": use,
+        }
+
+    figures = Figures()
+    figures.update(record(1, 1) | gpu("", 12.3, 0.87))
+    assert text(figures).endswith("GPU 12.3/80 GB, 87%")
+    figures.update(record(2, 2) | gpu("", 12.3, 0.87) | gpu("scorer0/", 4, 0.5))
+    assert text(figures).endswith("GPU worker0 12.3/80 GB, 87% · GPU scorer0 4.0/80 GB, 50%")
+    figures.update(record(3, 3) | gpu("scorer0/", 4, 0.5))
+    assert text(figures).endswith("GPU scorer0 4.0/80 GB, 50%")
+    many = {}
+    for number in range(5):
+        many |= gpu(f"worker{number}/", 10 + number, number / 10)
+    figures.update(record(4, 4) | many)
+    assert text(figures).endswith("5 GPU processes 10.0 to 14.0 GB, 0% to 40%")
