@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raysb import losses as losses
+    from raysb import metrics as metrics
+    from raysb import optim as optim
     from raysb.collate import pad as pad
     from raysb.errors import DataError as DataError
     from raysb.errors import ModelError as ModelError
@@ -95,6 +97,8 @@ _HOMES = {
     "inputs": "raysb.task",
     "load_model": "raysb.models",
     "losses": "raysb.losses",
+    "metrics": "raysb.metrics",
+    "optim": "raysb.optim",
     "pad": "raysb.collate",
     "read_audit": "raysb.training.audit",
     "read_metrics": "raysb.report.records",
@@ -143,6 +147,8 @@ __all__ = [
     "inputs",
     "load_model",
     "losses",
+    "metrics",
+    "optim",
     "pad",
     "read_audit",
     "read_metrics",

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from raysb import cli
 from raysb.config import load
 from raysb.errors import ModelError, RunDirectoryError
+from raysb.evaluate import evaluate_run
 from raysb.models import load_model
+from raysb.nn.convert import convert_norm
 from raysb.run import train
 from raysb.source.demo import digits
 
@@ -23,6 +26,8 @@ from torch import nn
 pathlib.Path("imported").touch()
 def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
 """
 
 
@@ -139,3 +144,50 @@ def test_a_model_with_tied_weights_is_loaded_from_its_own_file(tmp_path) -> None
     found = load_model(tmp_path, Tied)
     assert torch.equal(found.first.weight, saved.first.weight)
     assert found.first.weight is found.second.weight
+
+
+NORMED = ["--data.train", "digits", "--model.name", "some_users_code:normed"]
+
+
+@pytest.mark.filterwarnings("always:the model has batch statistics")
+def test_batch_statistics_under_a_selector_are_warned_of_with_the_setting_for_it(capsys) -> None:
+    run(*NORMED, "--train.max_steps", 1)
+    said = capsys.readouterr().err
+    assert "batch statistics (2 and" in said
+    assert "selected rows are not a sample of the data" in said
+    assert "model.convert_norm=true" in said
+
+
+@pytest.mark.parametrize(
+    "flags", [["--selector.kind", "uniform"], ["--model.convert_norm", "true"]]
+)
+def test_without_a_selector_or_batch_statistics_there_is_no_warning(flags, capsys) -> None:
+    run(*NORMED, *flags, "--train.max_steps", 1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_of_a_converted_model_is_loaded_with_the_builder_that_it_was_given(ended) -> None:
+    frozen = ["--model.freeze", '["3"]'] if not ended else []
+    run(*NORMED, *frozen, "--model.convert_norm", "true", "--train.checkpoint_every", 3)
+    if not ended:
+        Path("run/model.safetensors").unlink()
+    from some_users_code import normed
+
+    model = load_model("run", normed)
+    assert isinstance(model.module[2], nn.GroupNorm)
+    again = load_model("run", lambda: convert_norm(normed()))
+    x = torch.from_numpy(digits()["image"][:5])
+    assert torch.equal(model(x), again(x))
+
+
+@pytest.mark.parametrize("name", ["some_users_code:normed", "cnn"])
+def test_a_converted_model_is_evaluated_and_scored_from_its_run(name) -> None:
+    """Its file has no running statistics, and the code that builds it has."""
+    model = ["--model.name", name, "--model.norm", "batch", "--model.convert_norm", "true"]
+    run("--data.train", "digits", *model, "--train.max_steps", 3)
+    found = evaluate_run("run", ["--model.name", name])
+    assert found.metrics["eval/loss"] == pytest.approx(found.recorded["eval/loss"], rel=1e-5)
+    words = ["score", "run", "--model.name", name, "--out", "scores.parquet", "--engine", "local"]
+    assert cli.main(words) == 0
+    assert pq.read_table("scores.parquet").num_rows == 1442  # as many as it trained on

@@ -1,6 +1,6 @@
 """A model as it is trained: with weights from a file, adapters, frozen parts."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from raysb.errors import ModelError
 from raysb.imports import call
+from raysb.nn.convert import STATISTICS
 from raysb.nn.freeze import freeze
 from raysb.nn.lora import add_lora
 from raysb.nn.patterns import chosen
@@ -23,23 +24,60 @@ _SHOWN = 6  # tensors in a message
 def prepare(model: nn.Module, settings: Model) -> nn.Module:
     """Load `model.init` into a fresh model, then adapt or freeze it; returns the model.
 
+    With `model.convert_norm` the file may be that of the model before its conversion: running
+    statistics of what is a group norm now are passed over.
+
     Raises:
         FileNotFoundError: If `model.init` does not exist.
         ModelError: If it does not fit the model.
-        ValueError: If a pattern matches nothing, or nothing would be trained.
+        ValueError: If a pattern matches nothing, nothing would be trained, or a batch norm of the
+            file became a group norm that is frozen.
     """
+    gone: set[str] = set()
     if settings.init is not None:
-        load_weights(model, settings.init, exclude=settings.init_exclude)
+        unknown = _statistics(model) if settings.convert_norm else ()
+        gone = load_weights(
+            model, settings.init, exclude=settings.init_exclude, passed_over=unknown
+        )
     if settings.adapter is not None:
         call(ADAPTERS[settings.adapter], (model,), settings.adapter_args, "model.adapter_args")
     if settings.freeze:
         freeze(model, settings.freeze)
+    _refuse_frozen(model, gone)
     return model
 
 
+def _statistics(model: nn.Module) -> set[str]:
+    """What the group norms of a model would have been called to keep, had they been batch norms."""
+    return {
+        f"{name}.{kept}" if name else kept
+        for name, module in model.named_modules(remove_duplicate=False)
+        for kept in STATISTICS
+        if isinstance(module, nn.GroupNorm)
+    }
+
+
+def _refuse_frozen(model: nn.Module, gone: Iterable[str]) -> None:
+    """What was trained with a batch norm can follow its conversion only if it is trained."""
+    for name in sorted({kept.rpartition(".")[0] for kept in gone}):
+        parameters = list(model.get_submodule(name).parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            raise ValueError(
+                f"model.convert_norm=true: {name!r} is a batch norm in {INIT}, and frozen as a "
+                "group norm it would stay another function than the one that its neighbours were "
+                "trained with. Frozen, a batch norm's statistics do not move: leave "
+                "model.convert_norm out, or train this part too"
+            )
+
+
 def load_weights(
-    model: nn.Module, path: str | Path, *, exclude: Iterable[str] = (), key: str = INIT
-) -> None:
+    model: nn.Module,
+    path: str | Path,
+    *,
+    exclude: Iterable[str] = (),
+    passed_over: Collection[str] = (),
+    key: str = INIT,
+) -> set[str]:
     """Copy weights from a safetensors file into a model that has exactly these.
 
     Args:
@@ -47,7 +85,11 @@ def load_weights(
         path: The file; of tied tensors it holds one.
         exclude: Globs of names, as in `raysb.nn.freeze`, that are not loaded: these tensors of the
             model stay as they are, those of the file are passed over.
+        passed_over: Names that the file may have and the model does not.
         key: The setting that the path was given for, for messages.
+
+    Returns:
+        The names that were passed over.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -60,6 +102,8 @@ def load_weights(
         tensors = load_file(path)
     except SafetensorError as error:
         raise ModelError(f"{key}={str(path)!r}: is no safetensors file: {error}") from error
+    gone = tensors.keys() & set(passed_over)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in gone}
     own = model.state_dict()
     left_out = chosen({**own, **tensors}.keys(), exclude, EXCLUDE)
     wanted = {name: tensor for name, tensor in own.items() if name not in left_out}
@@ -69,6 +113,7 @@ def load_weights(
     if wrong := _differences(wanted, given, own):
         raise ModelError(_does_not_fit(model, key, path, wrong))
     model.load_state_dict(given, strict=False)
+    return gone
 
 
 def _differences(

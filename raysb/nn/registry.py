@@ -9,7 +9,10 @@ from torch import nn
 
 from raysb.errors import ModelError
 from raysb.imports import call, resolve
+from raysb.nn.classic import ClassicNet
 from raysb.nn.cnn import ConvNet
+from raysb.nn.convert import convert_norm
+from raysb.nn.densenet import DenseNet
 from raysb.nn.gpt import GPT
 from raysb.nn.mlp import MLP
 from raysb.nn.resnet import ResNet
@@ -17,7 +20,9 @@ from raysb.nn.settings import Model
 from raysb.nn.wide_resnet import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "classic": ClassicNet,
     "cnn": ConvNet,
+    "densenet100_12": partial(DenseNet, depth=100, growth=12),
     "gpt": GPT,
     "mlp": MLP,
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
@@ -39,8 +44,8 @@ def build_model(
     """Build the bare model for inputs of one shape; `pretrained.prepare` does the rest.
 
     Args:
-        settings: Name, arguments, norm and number of classes. Where the name is an import path,
-            the function behind it is called with `model.args` only.
+        settings: Name, arguments, norm, its conversion and number of classes. Where the name is an
+            import path, the function behind it is called with `model.args` only.
         image_shape: (H, W, C) or (H, W) of a picture; for models of pictures, and for `mlp`.
         num_features: Numbers in a row, for `mlp` on data without pictures.
         num_classes: Outputs of the model where `model.num_classes` does not say.
@@ -50,7 +55,7 @@ def build_model(
 
     Raises:
         ValueError: For an unknown name or argument, or where the shape or the number of classes
-            is missing.
+            is missing, or `model.convert_norm` cannot be done.
         ModelError: If the import path builds no module.
     """
     builder = resolve(settings.name, MODELS, "model.name")
@@ -69,7 +74,21 @@ def build_model(
             f"model.name={settings.name!r}: it returned {type(model).__name__}, "
             "not a torch.nn.Module; name a function or class that builds the module"
         )
-    return model
+    return converted(model, settings)
+
+
+def converted(model: nn.Module, settings: Model) -> nn.Module:
+    """A model as `model.convert_norm` wants it; one that is converted already stays as it is.
+
+    Raises:
+        ValueError: A batch norm cannot be converted.
+    """
+    if not settings.convert_norm:
+        return model
+    try:
+        return convert_norm(model)
+    except ValueError as error:
+        raise ValueError(f"model.convert_norm=true: {error}") from error
 
 
 def _num_inputs(name: str, image_shape: tuple[int, ...] | None, num_features: int | None) -> int:

@@ -13,9 +13,12 @@ class Model:
     """Which model is trained.
 
     Args:
-        name: mlp, cnn, gpt, resnet18, resnet34, wide_resnet28_2, or `package.module:function`.
+        name: mlp, cnn, gpt, resnet18, resnet34, wide_resnet28_2, densenet100_12, or
+            `package.module:function`.
         args: Arguments of the model's builder, by name.
         norm: Norm layers: group, batch or none. Batch statistics and sample selection do not mix.
+        convert_norm: Replace every batch norm, of any model, by a group norm with its parameters.
+        plan: File of a pruning plan (`raysb prune`) that the model is cut down to; `none` leaves it.
         num_classes: Outputs of the model; `none` counts the classes of the training data.
         init: File of initial weights (safetensors); `none` draws them.
         init_exclude: Parts that are not loaded from `init` but drawn, by glob patterns of their
@@ -28,6 +31,8 @@ class Model:
     name: str = "cnn"
     args: dict[str, Any] = field(default_factory=dict)
     norm: str = "group"
+    convert_norm: bool = False
+    plan: str | None = None
     num_classes: int | None = None
     init: str | None = None
     init_exclude: tuple[str, ...] = ()
@@ -42,14 +47,18 @@ class Model:
             raise TypeError(f"model.args={self.args!r}: must be a table of arguments by name")
         if self.norm not in NORMS:
             raise ValueError(f"model.norm={self.norm!r}: must be one of {', '.join(NORMS)}")
+        if not isinstance(self.convert_norm, bool):
+            raise TypeError(f"model.convert_norm={self.convert_norm!r}: must be true or false")
         classes = self.num_classes
         whole = isinstance(classes, Integral) and not isinstance(classes, bool)
         if classes is not None and not (whole and classes >= 1):
             raise ValueError(
                 f"model.num_classes={classes!r}: must be a whole number of at least 1, or none"
             )
-        if self.init is not None and not isinstance(self.init, str):
-            raise TypeError(f"model.init={self.init!r}: must be the path of a file, or none")
+        for name in ("init", "plan"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, str):
+                raise TypeError(f"model.{name}={path!r}: must be the path of a file, or none")
         for name in ("init_exclude", "freeze"):
             object.__setattr__(self, name, _patterns(f"model.{name}", getattr(self, name)))
         if self.init_exclude and self.init is None:

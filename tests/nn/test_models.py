@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from raysb.nn.densenet import Bottleneck
 from raysb.nn.norm import has_batch_statistics
 from raysb.nn.registry import build_model
 from raysb.nn.resnet import BasicBlock
 from raysb.nn.settings import Model
 from raysb.nn.wide_resnet import PreActivationBlock
 
-IMAGE_MODELS = ("cnn", "resnet18", "resnet34", "wide_resnet28_2")
+IMAGE_MODELS = ("cnn", "densenet100_12", "resnet18", "resnet34", "wide_resnet28_2")
 ALL_MODELS = (*IMAGE_MODELS, "mlp")
 
 
@@ -39,10 +40,11 @@ def pictures(rows, shape=(32, 32, 3)):
         ("resnet18", 11_173_962),  # kuangliu/pytorch-cifar, and many papers since
         ("resnet34", 21_282_122),
         ("wide_resnet28_2", 1_467_610),  # Oliver et al. 2018 and FixMatch's "1.5 M"
+        ("densenet100_12", 769_162),  # andreasveit/densenet-pytorch; "0.8 M" in the paper
     ],
 )
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_residual_nets_have_the_published_number_of_parameters(name, parameters, norm):
+def test_residual_and_dense_nets_have_the_published_number_of_parameters(name, parameters, norm):
     assert count(build(name, norm=norm)) == parameters
 
 
@@ -51,6 +53,39 @@ def test_resnet18_has_torchvisions_parameters_but_for_the_stem_and_the_head():
     stem = 3 * 64 * (7 * 7 - 3 * 3)
     head = (512 + 1) * (1000 - 10)
     assert count(build("resnet18", norm="batch")) == 11_689_512 - stem - head
+
+
+@pytest.mark.parametrize(("depth", "growth"), [(10, 1), (22, 12), (40, 24)])
+def test_densenet_has_the_parameters_of_its_closed_form(depth, growth):
+    channels, expected = 2 * growth, 9 * 3 * 2 * growth
+    for block in range(3):
+        for _ in range((depth - 4) // 6):
+            inner = 4 * growth
+            expected += 2 * (channels + inner) + channels * inner + 9 * inner * growth
+            channels += growth
+        if block < 2:
+            expected += 2 * channels + channels * (channels // 2)
+            channels //= 2
+    expected += 2 * channels + (channels + 1) * 10
+    assert count(build("densenet100_12", depth=depth, growth=growth)) == expected
+
+
+def test_a_bottleneck_adds_channels_to_those_it_was_given():
+    x = torch.randn(2, 10, 5, 5)
+    y = Bottleneck(10, 2)(x)
+    assert y.shape == (2, 12, 5, 5)
+    assert torch.equal(y[:, :10], x)
+
+
+def test_a_densenet_halves_the_picture_and_its_channels_twice():
+    model = build("densenet100_12", depth=10).eval()
+    sizes = []
+    with torch.no_grad():
+        x = model.stem(pictures(1))
+        for layer in model.blocks:
+            x = layer(x)
+            sizes.append(tuple(x.shape[1:3]))
+    assert sizes == [(36, 32), (18, 16), (30, 16), (15, 8), (27, 8)]
 
 
 def test_cnn_has_the_parameters_of_its_closed_form():
@@ -194,6 +229,9 @@ def test_a_convolution_has_a_bias_only_without_a_norm(norm):
         ("cnn", {"convs": 0}),
         ("mlp", {"hidden": [16, 0]}),
         ("wide_resnet28_2", {"depth": 27}),
+        ("densenet100_12", {"depth": 41}),
+        ("densenet100_12", {"depth": 4}),
+        ("densenet100_12", {"growth": 0}),
         ("resnet18", {"width": 0}),
         ("resnet18", {"blocks": [2, 0]}),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from raysb.errors import ModelError
@@ -174,3 +174,50 @@ def test_weights_that_do_not_fit_are_refused_and_the_difference_is_named(tmp_pat
         started(Model(init=str(path)))
     with pytest.raises(FileNotFoundError, match=r"model\.init='nowhere"):
         started(Model(init="nowhere.safetensors"))
+
+
+def converted(norm="batch", seed=0, **settings):
+    torch.manual_seed(seed)
+    model = Model(norm=norm, convert_norm=True, **settings)
+    return prepare(build_model(model, image_shape=(8, 8, 1), num_classes=3), model)
+
+
+@pytest.fixture
+def batch_norm_file(tmp_path):
+    torch.manual_seed(9)
+    model = build_model(Model(norm="batch"), image_shape=(8, 8, 1), num_classes=3)
+    save_model(model, str(tmp_path / "batch.safetensors"))
+    return tmp_path / "batch.safetensors"
+
+
+def test_a_converted_model_starts_from_the_file_of_the_one_with_batch_norm(batch_norm_file) -> None:
+    tensors = load_file(batch_norm_file)
+    assert "stages.0.2.running_mean" in tensors
+    state = converted(init=str(batch_norm_file)).state_dict()
+    assert state.keys() < tensors.keys()
+    assert all(torch.equal(state[name], tensors[name]) for name in state)
+
+
+def test_a_converted_model_starts_from_the_file_of_a_converted_one(tmp_path) -> None:
+    source = converted(seed=9)
+    save_model(source, str(tmp_path / "group.safetensors"))
+    found = converted(init=str(tmp_path / "group.safetensors")).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in source.state_dict().items())
+
+
+def test_without_convert_norm_statistics_too_many_are_refused(batch_norm_file) -> None:
+    with pytest.raises(ModelError, match=r"running_mean: \[\d+\] in the file, not in the model"):
+        started(Model(init=str(batch_norm_file)), num_classes=3)
+    more = batch_norm_file.with_name("more.safetensors")
+    save_file({**load_file(batch_norm_file), "stages.0.0.running_mean": torch.ones(1)}, more)
+    with pytest.raises(ModelError, match=r"stages\.0\.0\.running_mean"):  # of no group norm
+        converted(init=str(more))
+
+
+@pytest.mark.parametrize("settings", [{"freeze": ("stages.0",)}, {"adapter": "lora"}])
+def test_a_pretrained_batch_norm_that_is_frozen_is_not_converted_in_silence(
+    batch_norm_file, settings
+) -> None:
+    with pytest.raises(ValueError, match=r"^model\.convert_norm=true: 'stages\.0\.2' is a batch"):
+        converted(init=str(batch_norm_file), **settings)
+    converted(**settings)  # nothing was trained with the batch norm

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from raysb.errors import ModelError
+from raysb.nn.norm import has_batch_statistics
 from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 
@@ -62,3 +63,29 @@ def test_mlp_takes_pictures_as_rows_of_numbers():
 def test_the_norm_has_one_key_only():
     with pytest.raises(ValueError, match=r"model\.args\.norm='batch': is set by model\.norm"):
         build_model(Model(args={"norm": "batch"}), image_shape=(8, 8, 1), num_classes=2)
+
+
+@pytest.mark.parametrize("name", ["cnn", "densenet100_12", "mlp", "resnet18", "wide_resnet28_2"])
+def test_with_convert_norm_a_model_of_batch_norms_has_none(name):
+    settings = Model(name=name, norm="batch", convert_norm=True)
+    model = build_model(settings, image_shape=(8, 8, 1), num_classes=2)
+    assert has_batch_statistics(model) == []
+    assert any(isinstance(module, nn.GroupNorm) for module in model.modules())
+
+
+def test_an_import_path_is_converted_too_also_where_it_is_a_batch_norm_itself():
+    settings = Model(name="torch.nn:BatchNorm2d", args={"num_features": 16}, convert_norm=True)
+    assert isinstance(build_model(settings), nn.GroupNorm)
+
+
+def test_a_norm_that_cannot_be_converted_is_refused_with_the_key():
+    args = {"num_features": 2}
+    settings = Model(name="torch.nn:BatchNorm1d", args=args, convert_norm=True)
+    with pytest.raises(ValueError, match=r"^model\.convert_norm=true: convert_norm\(\): cannot"):
+        build_model(settings)
+
+
+@pytest.mark.parametrize("given", [1, "true", None])
+def test_convert_norm_is_true_or_false(given):
+    with pytest.raises(TypeError, match=rf"^model\.convert_norm={given!r}: must be true or false"):
+        Model(convert_norm=given)

@@ -82,6 +82,18 @@ def check_results(run: Path) -> None:
         del broad, value
 
 
+def check_optimizers(model: nn.Module) -> None:
+    groups = raysb.optim.gc_param_groups(model)
+    assert_type(groups, list[dict[str, Any]])
+    optimizer = raysb.optim.Ranger(groups, lr=1e-3, betas=(0.9, 0.99), k=5, foreach=True)
+    assert_type(optimizer.step(), None)
+    assert_type(optimizer.step(lambda: 0.5), float)
+    sgd = raysb.optim.centralize_gradients(torch.optim.SGD(groups, lr=0.1))
+    assert_type(sgd, torch.optim.SGD)
+    assert_type(raysb.optim.centralize_gradient(torch.zeros(2, 3), dim=1), torch.Tensor)
+    raysb.optim.FlatCosineLR(sgd, total_steps=10, flat=0.5).step()
+
+
 def check_inputs(source: raysb.Source) -> None:
     forward = raysb.inputs("image", mean=(0.5,), std=(0.5,))
     assert_type(forward.columns, tuple[str, ...])
