@@ -31,6 +31,7 @@ from raysb.settings_io import (
 )
 from raysb.source.settings import Data
 from raysb.training.settings import Evaluation, Training
+from raysb.training.strategies import check_engine
 from raysb.values import read_value, toml_value, type_name
 
 SELECTOR = "selector"
@@ -104,6 +105,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r}: must be one of {', '.join(ENGINES)}")
+        check_engine(self.train, self.engine)
 
 
 def load(

@@ -27,6 +27,7 @@ from raysb.task import Forward, PerSampleLoss
 from raysb.training.check import check_first_rows
 from raysb.training.settings import Evaluation, Training
 from raysb.training.spec import StreamSpec
+from raysb.training.strategies import check_engine
 
 
 class SelectiveTrainer:
@@ -122,6 +123,7 @@ class SelectiveTrainer:
         )
         workers = getattr(scaling_config, "num_workers", training.num_workers)
         training = replace(training, num_workers=workers)
+        check_engine(training, engine)
         check_first_rows(spec, training, optimizer, workers)
         self.engine = engine
         self._scaling_config = scaling_config

@@ -7,7 +7,6 @@ What the local engine and the Ray worker have in common; they differ in where ro
 import abc
 import copy
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -40,6 +39,7 @@ from raysb.task import TensorBatch
 from raysb.training.exchange import Exchange
 from raysb.training.reading import with_weights
 from raysb.training.spec import StreamSpec
+from raysb.training.trained import TrainedRows, by_pool
 from raysb.training.transfer import Transfer
 
 LARGEST_DIFFERENCE = 1e-4  # between the scorer's and the worker's loss of one row, in fp32
@@ -86,7 +86,7 @@ class BatchStream(abc.ABC):
         self.max_age = 0
         self.must_save = False
         self._age_sum = self._aged_rows = 0
-        self._trained: deque[tuple[Ids, Ids]] = deque()  # pools and ids of steps since `oldest`
+        self._trained = TrainedRows()
         self._counters: Mapping[str, Any] | None = None  # of a checkpoint
         self.cursor = Cursor()
         self.plan: PoolPlan | None = None
@@ -349,7 +349,7 @@ class BatchStream(abc.ABC):
             )
         self._turn = "next"
         mine = {name: column[: self._rows] for name, column in self._batch.items()}
-        self._note(mine)
+        self._trained.note(mine, self.oldest)
         if WEIGHTS_STEP in mine and self._rows:
             ages = self.num_steps - mine[WEIGHTS_STEP]
             self.max_age = max(self.max_age, int(ages.max()))
@@ -385,27 +385,9 @@ class BatchStream(abc.ABC):
 
     # --- state ---------------------------------------------------------------------------------
 
-    def _note(self, mine: Batch) -> None:
-        """Remember which rows are trained, for the pools that are not all trained yet."""
-        ids, pools = (mine[name].astype(np.int64, copy=False) for name in (ID, POOL))
-        if len(ids):
-            self._trained.append((pools.copy(), ids.copy()))  # of a block that may go
-        while self._trained and self._trained[0][0][-1] < self.oldest:
-            self._trained.popleft()
-
     def all_trained(self) -> dict[int, Ids]:
         """Ids of the rows that all workers have trained, by pool, from `oldest` on. Collective."""
-        everyone = self.exchange.gather_objects(list(self._trained))
-        steps = [step for one in everyone for step in one]
-        if not steps:
-            return {}
-        pools, ids = (np.concatenate(part) for part in zip(*steps, strict=True))
-        order = np.argsort(pools, kind="stable")
-        found, starts = np.unique(pools[order], return_index=True)
-        parts = np.split(ids[order], starts[1:])
-        return {
-            int(pool): part for pool, part in zip(found, parts, strict=True) if pool >= self.oldest
-        }
+        return by_pool(self.exchange.gather_objects(self._trained.steps), self.oldest)
 
     def counters(self) -> dict[str, Any]:
         """What the stream has counted, of all workers. Collective."""

@@ -115,8 +115,8 @@ def _reading(file: Path) -> Iterator[Path]:
         raise
     except Exception as error:
         raise RunDirectoryError(
-            f"{file}: cannot be read ({type(error).__name__}: {error}); it is damaged, no part of a "
-            "checkpoint, or was not copied as a whole. Copy the run directory again, or remove "
+            f"{file}: cannot be read ({type(error).__name__}: {error}); it is damaged, no part of "
+            "a checkpoint, or was not copied as a whole. Copy the run directory again, or remove "
             "this checkpoint to use the one before"
         ) from error
 

@@ -9,10 +9,9 @@ the object store before the first one runs (182 s for 1e5 pools, against 6 s for
 import itertools
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +27,6 @@ from raysb.interrupt import stop_name
 from raysb.placement import READER_SHARE, amounts
 from raysb.schema import POOL, Batch, Floats, Ids, Published
 from raysb.scoring.cursor import Cursor
-from raysb.scoring.ledger_actor import LedgerClient
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
@@ -42,6 +40,7 @@ from raysb.training.stages import (
     StreamHandle,
     outlook_name,
 )
+from raysb.training.teller import Step, Teller
 from raysb.weights import FlatState, WeightStore
 
 READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
@@ -360,80 +359,3 @@ def user_error(error: BaseException) -> BaseException:
         cause = getattr(seen, "cause", None)
         seen = cause if isinstance(cause, BaseException) else (seen.__cause__ or seen.__context__)
     return error
-
-
-class Step(NamedTuple):
-    """What is told of a step."""
-
-    step: int  # steps done
-    num_consumed: int  # rows trained by this generation
-    oldest: int  # all pools before this one are trained
-    packed: Any = None  # weights, where it publishes
-
-
-class Teller:
-    """Tells the ledger of steps, in a thread of its own: a step does not wait for the object store.
-
-    Of the steps since it last told, only the newest. The ledger may learn of a step late, never
-    early, and of its rows and weights together, so the bound on ages holds.
-
-    Args:
-        ledger: Who is told.
-        generation: Of the worker group.
-        pause_s: Least time between two calls, unless the trainer is out of rows.
-    """
-
-    def __init__(self, ledger: LedgerClient, generation: int, pause_s: float) -> None:
-        self._ledger = ledger
-        self._generation = generation
-        self._pause_s = pause_s
-        self._steps: deque[Step] = deque()
-        self._changed = threading.Condition()
-        self._hurry = threading.Event()
-        self._closed = False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def tell(self, step: Step) -> None:
-        """Hand over a step. Raises what stopped the thread."""
-        if self._error is not None:
-            raise self._error
-        with self._changed:
-            if self._steps and (step.packed is not None or self._steps[-1].packed is None):
-                self._steps.pop()  # not one that publishes, in favour of one that does not
-            self._steps.append(step)
-            self._changed.notify()
-
-    def hurry(self) -> None:
-        """Tell at once what there is to tell: the trainer waits for rows."""
-        self._hurry.set()
-
-    def close(self) -> None:
-        """Return when all steps are told; raises what stopped the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._hurry.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        store = WeightStore()
-        try:
-            while (told := self._next()) is not None:
-                step, num_consumed, oldest, packed = told
-                weights = None if packed is None else store.publish(step, packed)
-                self._ledger.stepped(self._generation, step, num_consumed, weights, oldest)
-                if not self._closed:
-                    self._hurry.wait(self._pause_s)
-                    self._hurry.clear()
-        except BaseException as error:
-            self._error = error  # the next `tell` raises it, in the worker's own thread
-
-    def _next(self) -> Step | None:
-        """Wait for a step; `None` when all are told and no more will come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._steps or self._closed)
-            return self._steps.popleft() if self._steps else None

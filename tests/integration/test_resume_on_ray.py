@@ -160,7 +160,7 @@ MAIN = [
 def command(*words: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "raysb", "train", *words],
+        [sys.executable, "-m", "raysb", "train", *words, "--address", "local"],
         env=environment | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -17,8 +17,6 @@ from raysb.local import fit_locally
 from raysb.losses import cross_entropy
 from raysb.nn.freeze import freeze
 from raysb.report.directory import newest_weights
-from raysb.report.records import read_metrics
-from raysb.schema import ID, WEIGHT
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop, Uniform
 from raysb.source.arrays import ArraySource
@@ -79,7 +77,7 @@ class Watched(torch.optim.SGD):
 
     def __init__(self, model):
         super().__init__(model.parameters(), 0.2)
-        type(self).made, self.model = self, model
+        Watched.made, self.model = self, model
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
 
     def step(self, closure=None):
@@ -89,7 +87,7 @@ class Watched(torch.optim.SGD):
 
 def test_a_run_leaves_the_average_that_torch_computes_beside_it(tmp_path) -> None:
     job = job_in(tmp_path, selector=SelectiveBackprop())
-    fit_locally(TrainingJob(**vars(job) | {"optimizer": Watched}))
+    fit_locally(TrainingJob(**vars(job) | {"optimizer": lambda model: Watched(model)}))
     expected = Watched.made.averaged.module.state_dict()
     left = load_file(tmp_path / "model.safetensors")
     assert left.keys() == expected.keys()
@@ -103,8 +101,7 @@ def test_a_run_leaves_the_average_that_torch_computes_beside_it(tmp_path) -> Non
 
 
 def test_what_is_evaluated_is_the_average(tmp_path) -> None:
-    fit_locally(job_in(tmp_path))
-    end = [line for line in read_metrics(tmp_path) if line["kind"] == "end"][-1]
+    end = fit_locally(job_in(tmp_path)).metrics
     model = net()
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     rows = {name: torch.from_numpy(column) for name, column in columns(90, seed=5).items()}
@@ -130,7 +127,7 @@ def test_frozen_parts_are_not_saved_with_the_average_and_are_in_the_exported_one
     newest = Checkpoints(folder=str(tmp_path)).newest()
     assert "0.weight" not in load_file(tmp_path / newest.name / "ema.safetensors")
     whole = load_file(tmp_path / "model.safetensors")
-    built = Task(half_frozen, inputs("x"), cross_entropy("label")).build(0)
+    built = job_in(tmp_path, half_frozen).spec.task.build(0)
     torch.testing.assert_close(whole["0.weight"], built[0].weight.detach(), **EXACT)
     saved = load_file(tmp_path / newest.name / "ema.safetensors")
     torch.testing.assert_close(whole["3.weight"], saved["3.weight"], **EXACT)
@@ -189,11 +186,7 @@ def test_strategies_whose_workers_hold_parts_have_no_average(strategy) -> None:
 
 def test_a_learner_averages_the_module_inside_a_wrapper() -> None:
     model = nn.Linear(2, 1)
-    learner = Learner(
-        Task(lambda: model, inputs("x"), lambda out, batch: out.squeeze(1)),
-        nn.DataParallel(model),
-        torch.optim.SGD(model.parameters(), 0.1),
-        ema=0.5,
-    )
-    assert list(learner.average.module.state_dict()) == ["weight", "bias"]
-    assert {ID, WEIGHT}.isdisjoint(learner.average.module.state_dict())
+    task = Task(model=net, forward=inputs("x"), loss=cross_entropy("label"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    learner = Learner(task, nn.DataParallel(model), optimizer, ema=0.5)
+    assert list(learner.judged().state_dict()) == ["weight", "bias"]

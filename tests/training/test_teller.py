@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
-from raysb.scoring.ledger import Cursor, Ledger
+from raysb.scoring.cursor import Cursor
+from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits
-from raysb.training.stream import Teller
+from raysb.training.teller import Step, Teller
 
 LONG_S = 60.0
 
@@ -21,9 +22,11 @@ class Told:
         self.steps: list[int] = []
         self._arrived = threading.Condition()
 
-    def stepped(self, generation: int, step: int, num_consumed: int, weights: object) -> None:
+    def stepped(
+        self, generation: int, step: int, num_consumed: int, weights: object, oldest: int
+    ) -> None:
         with self._arrived:
-            self.ledger.stepped(generation, step, num_consumed, weights)
+            self.ledger.stepped(generation, step, num_consumed, weights, oldest)
             self.steps.append(step)
             self._arrived.notify_all()
 
@@ -40,7 +43,7 @@ def test_without_a_pause_the_last_step_is_told_with_its_rows() -> None:
     told = Told()
     tells = teller(told, 0.0)
     for step in range(1, 51):
-        tells.tell(step, 4 * step, {})
+        tells.tell(Step(step, 4 * step, 0, {}))
     tells.close()
     assert told.steps == sorted(set(told.steps))
     assert (told.ledger.step, told.ledger.num_consumed) == (50, 200)
@@ -49,10 +52,10 @@ def test_without_a_pause_the_last_step_is_told_with_its_rows() -> None:
 def test_in_a_pause_only_the_newest_step_is_kept() -> None:
     told = Told()
     tells = teller(told, LONG_S)
-    tells.tell(1, 4, {})
+    tells.tell(Step(1, 4, 0, {}))
     assert told.wait_for(1)
     for step in range(2, 9):
-        tells.tell(step, 4 * step, {})
+        tells.tell(Step(step, 4 * step, 0, {}))
     tells.close()  # ends the pause
     assert told.steps == [1, 8]
     assert told.ledger.weights_step == told.ledger.weights.step == 8
@@ -61,9 +64,9 @@ def test_in_a_pause_only_the_newest_step_is_kept() -> None:
 def test_a_trainer_without_rows_ends_the_pause() -> None:
     told = Told()
     tells = teller(told, LONG_S)
-    tells.tell(1, 4, {})
+    tells.tell(Step(1, 4, 0, {}))
     assert told.wait_for(1)
-    tells.tell(2, 8, {})
+    tells.tell(Step(2, 8, 0, {}))
     tells.hurry()
     assert told.wait_for(2)
     tells.close()
@@ -73,10 +76,10 @@ def test_a_trainer_without_rows_ends_the_pause() -> None:
 def test_a_step_that_publishes_is_never_dropped_for_one_that_does_not(publish_every: int) -> None:
     told = Told(publish_every)
     tells = teller(told, LONG_S)
-    tells.tell(1, 4, None)
+    tells.tell(Step(1, 4, 0, None))
     assert told.wait_for(1)
     for step in range(2, 12):
-        tells.tell(step, 4 * step, {} if step % publish_every == 0 else None)
+        tells.tell(Step(step, 4 * step, 0, {} if step % publish_every == 0 else None))
         tells.hurry()
         assert told.ledger.weights_step == 0 or told.ledger.weights is not None
     tells.close()
@@ -91,9 +94,9 @@ def test_what_stops_the_thread_is_raised_where_the_next_step_is_told() -> None:
             raise OSError("the ledger has gone")
 
     tells = teller(Broken(), 0.0)
-    tells.tell(1, 4, {})
+    tells.tell(Step(1, 4, 0, {}))
     tells._thread.join(20)
     with pytest.raises(OSError, match="the ledger has gone"):
-        tells.tell(2, 8, {})
+        tells.tell(Step(2, 8, 0, {}))
     with pytest.raises(OSError, match="the ledger has gone"):
         tells.close()

@@ -1,0 +1,288 @@
+"""What a run survives: each part of it killed, stopped or starved, and what that cost.
+
+    python pipelines/benchmarks/faults.py [--only scorer,worker] [--data mnist5k] [--epochs 4]
+
+Every case is `raysb train` on Ray in a process of its own, with every row selected, so that each
+must be trained exactly once an epoch; when about a third of the steps are done the fault comes. The
+table goes to `pipelines/records/faults_*.md`: the longest time without a step that is new, rows
+lost, rows trained twice in what the run keeps, rows trained anew because they lay behind the last
+checkpoint, the final error.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the raysb beside this file
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from record import hardware
+
+from raysb.report.records import read_metrics
+from raysb.training.audit import read_audit
+
+RECORDS = Path(__file__).parents[1] / "records"
+MARK = "RAYSB_FAULTS_RUN"  # in the environment of a run's processes
+BATCH, CHECKPOINT_EVERY = 32, 25
+ROLES = {  # of a process, by its title
+    "scorer": r"ray::.*PoolScorer",
+    "reader": r"ray::.*PoolReader",
+    "history shard": r"ray::HistoryShard",
+    "train worker": r"ray::.*RayTrainWorker",
+    "split coordinator": r"ray::SplitCoordinator",
+    "ledger": r"ray::LedgerService",
+    "board": r"ray::BoardState",
+    "train controller": r"ray::.*TrainController",
+}
+LOCAL = ("--address", "local")  # beside whatever runs on this machine
+PAUSE_S = 10.0  # for which the slow ones are stopped
+
+
+@dataclass
+class Run:
+    """A run of the command, and what becomes of it."""
+
+    folder: Path
+    options: argparse.Namespace
+    extra: tuple[str, ...] = ()
+    process: Any = None
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def directory(self) -> Path:
+        """Of the run."""
+        return self.folder / "run"
+
+    def start(self, *words: str) -> None:
+        """Begin it, or go on with it."""
+        settings = [
+            *("--data.train", self.options.data, "--model.name", "cnn"),
+            *("--selector.min_probability", "1", "--train.epochs", str(self.options.epochs)),
+            *("--train.batch_size", str(BATCH), "--train.audit", "true", "--train.lr", "0.02"),
+            *("--train.checkpoint_every", str(CHECKPOINT_EVERY), "--scoring.num_cpus", "0.2"),
+            *("--scoring.num_actors", "2", "--train.num_cpus", "0.2", "--train.num_workers", "2"),
+            *("--train.num_threads", "1", "--run.loggers", "[]", "--train.max_failures", "100"),
+            *("--run.dir", str(self.directory), *self.extra),
+        ]
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        with open(self.folder / "out.txt", "a") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "raysb", "train", *(words or settings), *LOCAL],
+                env=environment | {MARK: str(self.folder), "OMP_NUM_THREADS": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def step(self) -> int:
+        """The newest step that both workers have noted."""
+        names = [p.name.split("-")[1] for p in self.directory.glob("audit/step-*.parquet")]
+        return max((int(step) for step, count in Counter(names).items() if count == 2), default=0)
+
+    def reach(self, step: int, limit_s: float = 240.0) -> float:
+        """Wait until a step is done; returns the seconds."""
+        since = time.monotonic()
+        while self.step() < step and self.process.poll() is None:
+            if time.monotonic() - since > limit_s:
+                raise TimeoutError(f"step {step} was not reached: {self.output()[-2000:]}")
+            time.sleep(0.02)
+        return time.monotonic() - since
+
+    def find(self, role: str) -> list[int]:
+        """Processes of a role."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    ours = f"{MARK}={self.folder}".encode() in (entry / "environ").read_bytes()
+                except OSError:
+                    continue
+                if ours and re.match(ROLES[role], title):
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    def end(self, limit_s: float = 400.0) -> int:
+        """Wait for the end."""
+        return int(self.process.wait(timeout=limit_s))
+
+    def output(self) -> str:
+        """What the command said."""
+        return (self.folder / "out.txt").read_text()
+
+
+class LongestPause:
+    """The longest time in which a run made no step that it had not made before."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._over, self._longest = run, threading.Event(), 0.0
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        newest, since = self._run.step(), time.monotonic()
+        while not self._over.wait(0.05):
+            if (step := self._run.step()) > newest:
+                newest, now = step, time.monotonic()
+                self._longest, since = max(self._longest, now - since), now
+
+    def end(self) -> float:
+        """Seconds."""
+        self._over.set()
+        self._thread.join()
+        return self._longest
+
+
+def kill(role: str) -> Any:
+    """A fault: one process of a role dies."""
+
+    def fault(run: Run) -> None:
+        os.kill(run.find(role)[-1], signal.SIGKILL)
+
+    return fault
+
+
+def pause(role: str) -> Any:
+    """A fault: one process of a role stands still for a while."""
+
+    def fault(run: Run) -> None:
+        pid = run.find(role)[-1]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(PAUSE_S)
+        os.kill(pid, signal.SIGCONT)
+
+    return fault
+
+
+def again(number: int) -> Any:
+    """A fault: the command itself gets a signal, and is called again with --resume."""
+
+    def fault(run: Run) -> None:
+        run.process.send_signal(number)
+        run.end()
+        time.sleep(5)  # its Ray ends with it
+        run.start("--resume", str(run.directory))
+
+    return fault
+
+
+def no_fault(run: Run) -> None:
+    """Nothing happens."""
+
+
+CASES: dict[str, Any] = {
+    "nothing": no_fault,
+    **{f"SIGKILL of a {role}": kill(role) for role in ROLES},
+    f"a scorer stands still for {PAUSE_S:g} s": pause("scorer"),
+    f"a train worker stands still for {PAUSE_S:g} s": pause("train worker"),
+    "SIGINT, then --resume": again(signal.SIGINT),
+    "SIGTERM, then --resume": again(signal.SIGTERM),
+    "SIGKILL of the command, then --resume": again(signal.SIGKILL),
+}
+
+
+def run_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One run with one fault."""
+    with TemporaryDirectory(prefix="raysb-faults-") as folder:
+        run = Run(Path(folder), options)
+        run.start()
+        try:
+            run.reach(options.at)
+            before = run.step()
+            recovery = LongestPause(run)
+            CASES[name](run)
+            code = run.end()
+            return {"case": name, "exit": code, "pause_s": recovery.end(), **judge(run, before)}
+        finally:
+            if run.process.poll() is None:
+                run.process.kill()
+
+
+def judge(run: Run, before: int) -> dict[str, Any]:
+    """Which rows were trained how often, and what came of it."""
+    if not (run.directory / "metrics.jsonl").exists():
+        return {"failed": run.output()[-1500:]}
+    lines = read_metrics(run.directory)
+    end = next((line for line in reversed(lines) if line["kind"] == "end"), None)
+    if end is None:
+        return {"failed": run.output()[-1500:]}
+    trained = read_audit(run.directory / "audit").to_pydict()
+    count = Counter(zip(trained["pool"], trained["id"], strict=True))
+    written = [json.loads(t) for t in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    resumed = [line["step"] for line in written if line["kind"] == "resume"]
+    redone = max(0, before - resumed[0]) * BATCH * 2 if resumed else 0
+    rows = end["num_backpropped"]
+    return {
+        "rows": rows,
+        "lost": run.options.epochs * run.options.rows - len(count),
+        "twice": sum(count.values()) - len(count),
+        "redone": redone,
+        "restarts": len(resumed),
+        "error": next(t["eval/error"] for t in reversed(lines) if "eval/error" in t),
+        "said": [t for t in run.output().splitlines() if "going on" in t or "started again" in t],
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """As it stands in the record."""
+    lines = [
+        "| fault | longest pause [s] | rows lost | trained twice | trained anew since "
+        "the last checkpoint | error % | exit |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for case in sorted({r["case"] for r in results}, key=list(CASES).index):
+        ones = [r for r in results if r["case"] == case]
+        if any("failed" in r for r in ones):
+            lines.append(f"| {case} | - | - | - | - | failed | {ones[0]['exit']} |")
+            continue
+        cells = [
+            f"{median(r['recovery_s'] for r in ones):.1f}",
+            *(str(max(r[key] for r in ones)) for key in ("lost", "twice", "redone")),
+            f"{100 * median(r['error'] for r in ones):.2f}",
+            str(ones[0]["exit"]),
+        ]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the cases and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="words of the cases to run")
+    parser.add_argument("--data", default="mnist5k")
+    parser.add_argument("--rows", type=int, default=4000, help="training rows of an epoch")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--at", type=int, default=90, help="the step at which the fault comes")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RECORDS)
+    options = parser.parse_args()
+    wanted = options.only.split(",") if options.only else [""]
+    cases = [name for name in CASES if any(word in name for word in wanted)]
+    results = []
+    for _ in range(options.repeats):
+        for name in cases:
+            results.append(run_case(name, options))
+            print(json.dumps(results[-1]), flush=True)
+    name = f"faults_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    said = {"hardware": hardware(), "results": results}
+    (options.out / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n")
+    here = ", ".join(f"{key} {value}" for key, value in hardware().items())
+    head = f"# What a run survives\n\n{here}; n = {options.repeats}.\n\n"
+    (options.out / f"{name}.md").write_text(head + table(results) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
