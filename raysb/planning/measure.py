@@ -129,7 +129,9 @@ class _Bench:
         )
         self._spec = _keeping_half(spec, pool_rows)
         optimizer = build_optimizer(model, training, job.optimizer)
-        self._learner = Learner(spec.task, model, optimizer, training.clip_norm)
+        self._learner = Learner(
+            spec.task, model, optimizer, training.clip_norm, dtype=training.dtype
+        )
         self._scoring = _Stream(self._spec, self._learner, self._batch, self._now)
         uniform = replace(self._spec, selector=Uniform())
         self._uniform = _Stream(uniform, self._learner, self._batch, self._now)
@@ -297,7 +299,7 @@ class _Stream:
 
     def close(self) -> None:
         """End it."""
-        self._batches.close()  # type: ignore[attr-defined]  # a generator
+        self._batches.close()  # a generator
 
 
 def _keeping_half(spec: StreamSpec, pool_rows: int) -> StreamSpec:

@@ -58,8 +58,6 @@ class Pipelined(Gathered):
         _check_apart(module, whole)
         self._whole = whole
         mine = copy.deepcopy(whole[self._rank]).to(device)
-        if self._rank > 0:
-            mine.insert(0, _Contiguous())
         if not self._last:
             mine.append(_Contiguous())
         super().__init__(module, mine, device)
@@ -191,23 +189,12 @@ _SHAPES = (
 )
 
 
-class _Layout(torch.autograd.Function):
-    @staticmethod
-    def forward(_: Any, passing: torch.Tensor) -> torch.Tensor:
-        return passing.contiguous()
-
-    @staticmethod
-    def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0].contiguous()
-
-
 class _Contiguous(nn.Module):
-    """Where stages meet: only contiguous tensors can be sent, and images are channels_last."""
+    """Where a stage ends: only contiguous tensors can be sent, and images are channels_last."""
 
     def forward(self, passing: torch.Tensor) -> torch.Tensor:
-        """The same, in the usual layout; its gradient too."""
-        laid_out: torch.Tensor = _Layout.apply(passing)  # type: ignore[no-untyped-call]
-        return laid_out
+        """The same, in the usual layout."""
+        return passing.contiguous()
 
 
 class _Reached(Exception):
