@@ -76,6 +76,17 @@ CI = By(".ci/run", "<!-- command: test -->")
 HEADER = By("tests/pipelines/test_cifar10_selective_backprop.py", "test_options_change_what_they")
 SHORT = By("tests/pipelines/test_cifar10_selective_backprop.py", "test_a_short_run_leaves_curves")
 LOADERS = "tests/pipelines/test_loader_examples.py"
+CLUSTER = "tests/test_cluster_yaml.py"
+VALID = By(CLUSTER, "test_the_clusters_file_is_valid_and_holds_the_documented_run_from_the_start")
+KUBERNETES = By(CLUSTER, "test_the_job_of_kubernetes_asks_for_what_its_machines_offer_from_the")
+JOB = By("tests/integration/test_job_submit.py", "test_a_job_trains_on_its_own_cluster_with_what")
+STAGES = By("tests/pipelines/test_mnist.py", "test_stages_and_replicas_train_as_the_plain_net")
+WORKERS = By("tests/pipelines/test_mnist.py", "test_two_workers_train_the_classic_net")
+APART = (
+    "--scoring.num_actors 12 --scoring.resources.scorer 1 --train.num_workers 4 "
+    "--train.use_gpu true --train.resources.trainer 1"
+)
+SHARED = "/mnt/shared"
 OTHERS = By(LOADERS, "test_other_libraries_train_with_the_loader_and_are_skipped_where_missing")
 
 TABLE: dict[str, Run | By] = {
@@ -175,6 +186,43 @@ TABLE: dict[str, Run | By] = {
     "python pipelines/text_language_model.py [--engine local] [--seeds 3] [--cost 6] "
     "[--rows 4000]": By(LOADERS, "test_the_language_model_learns_from_text"),
     "python pipelines/tune_beta.py": By("tests/pipelines/test_tune_beta.py", "test_a_sweep_trains"),
+    # docs/cluster.md
+    f"raysb doctor --cluster cluster.yaml {APART}": By(
+        CLUSTER, "test_the_documented_check_of_the_clusters_file_finds_nothing_wrong"
+    ),
+    "ray get-auth-token --generate": JOB,
+    "ray up cluster.yaml": VALID,
+    "ray dashboard cluster.yaml": VALID,
+    "ray down cluster.yaml": VALID,
+    "RAY_AUTH_MODE=token ray job submit --address http://localhost:8265 --working-dir . --no-wait "
+    f"-- raysb train --config pipelines/cifar10.toml --data.train {SHARED}/cifar10/train.parquet "
+    f"--data.test {SHARED}/cifar10/test.parquet --run.dir {SHARED}/runs/first {APART} "
+    "--train.checkpoint_every 500": JOB,
+    "RAY_AUTH_MODE=token ray start --head --port=6379 --num-cpus=0 "
+    "--dashboard-host=127.0.0.1": JOB,
+    "RAY_AUTH_MODE=token ray start --address=HEAD:6379 --resources='{\"scorer\": 8}'": JOB,
+    "kubectl apply -f docs/cluster/rayjob.yaml": KUBERNETES,
+    "kubectl logs -f -l job-name=raysb": KUBERNETES,
+    # headers of pipelines
+    "python pipelines/ranger.py [--mnist FOLDER] [--cifar10 FOLDER] [--epochs 1] "
+    "[--record NAME]": By("tests/pipelines/test_ranger.py", "test_the_rate_is_chosen_on_seed_0"),
+    "python pipelines/lowest_k_speed.py": By(
+        "tests/pipelines/test_lowest_k_speed.py", "test_every_arm_is_measured_in_units_of_the_full"
+    ),
+    "python pipelines/mnist_classic.py": STAGES,
+    "python pipelines/mnist_classic.py --data FOLDER": STAGES,
+    "python pipelines/mnist_classic.py ... selector.kind=selective_backprop train.lr=1e-3": STAGES,
+    "python pipelines/mnist_data_parallel.py [--data FOLDER] [--epochs 3]": STAGES,
+    "python pipelines/mnist_ddp.py [--data FOLDER] [--workers 2] [--epochs 3]": WORKERS,
+    "python pipelines/mnist_ddp.py ... train.strategy=fsdp": WORKERS,
+    "python pipelines/mnist_model_parallel.py [--data FOLDER] [--epochs 3]": STAGES,
+    "python pipelines/mnist_model_parallel.py --pipeline": STAGES,
+    "python pipelines/tsne_over_training.py [--steps 600] [--every 50] [--rows 500] "
+    "[--out F.gif]": Run(
+        "python pipelines/tsne_over_training.py --steps 4 --every 2 --rows 60 --out small.gif",
+        leaves="small.gif",
+        own_process=True,
+    ),
     "python pipelines/benchmarks/throughput.py [--only a,b,...] [--quick] [--repeats 3]": By(
         "tests/test_documented_commands.py", "test_the_benchmark_measures_a_part_and_writes"
     ),

@@ -10,8 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from raysb.imports import call, check_arguments, describe, resolve, takes
+from raysb.optim.centralize import gc_param_groups
+from raysb.optim.ranger import Ranger
 
 OptimizerFactory: TypeAlias = Callable[..., Optimizer]
+Parameters: TypeAlias = list[nn.Parameter] | list[dict[str, Any]]
 
 
 class OptimizerSettings(Protocol):
@@ -51,6 +54,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "radam": torch.optim.RAdam,
+    "ranger": Ranger,
     **_classes(),
 }
 
@@ -68,7 +72,9 @@ def build_optimizer(
 
     `train.lr` and `train.optimizer_args` fill in what a partial does not say. The name `sgd` means
     momentum .9 with Nesterov and a weight decay of 5e-4 (Zagoruyko & Komodakis 2016, section 3)
-    unless `train.optimizer_args` says otherwise; every other name has torch's defaults.
+    unless `train.optimizer_args` says otherwise; every other name has its class's defaults.
+    `Ranger` is told by `gc_param_groups` which weights are of embeddings and transposed
+    convolutions.
 
     Args:
         model: The module to be trained.
@@ -85,11 +91,14 @@ def build_optimizer(
         optimizer = resolve(training.optimizer, OPTIMIZERS, "train.optimizer")
         if training.optimizer == "sgd":
             args = {**_sgd_defaults(args), **args}
-        if not _makes_optimizer(optimizer):
+        if not _makes(optimizer, Optimizer):
             return _checked(call(optimizer, (model,), args, _KEY), optimizer)
-    if not _makes_optimizer(optimizer):
+    if not _makes(optimizer, Optimizer):
         return _checked(optimizer(model), optimizer)
-    return _from_class(optimizer, trainable(model), training.lr, args)
+    parameters: Parameters = trainable(model)
+    if _makes(optimizer, Ranger):
+        parameters = gc_param_groups(model)
+    return _from_class(optimizer, parameters, training.lr, args)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -107,15 +116,15 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def _makes_optimizer(factory: Any) -> bool:
-    """Whether it is a class of optimizers, however often wrapped in `functools.partial`."""
+def _makes(factory: Any, kind: type[Optimizer]) -> bool:
+    """Whether it is such a class of optimizers, however often wrapped in `functools.partial`."""
     while isinstance(factory, functools.partial):
         factory = factory.func
-    return is_optimizer_class(factory)
+    return is_optimizer_class(factory) and issubclass(factory, kind)
 
 
 def _from_class(
-    factory: OptimizerFactory, parameters: list[nn.Parameter], lr: float, args: dict[str, Any]
+    factory: OptimizerFactory, parameters: Parameters, lr: float, args: dict[str, Any]
 ) -> Optimizer:
     if "lr" in args:
         raise ValueError(f"{_KEY}.lr={args['lr']!r}: is set by train.lr, which the schedule scales")

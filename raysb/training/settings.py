@@ -38,15 +38,15 @@ class Training:
         batch_size: Rows of a step on each worker, at least 1.
         num_workers: Train workers, at least 1; a step takes batch_size rows of each.
         lr: Learning rate before the schedule, at least 0.
-        optimizer: sgd, adam, adamw, radam, a class of torch.optim, or an import path.
+        optimizer: sgd, adam, adamw, radam, ranger, a class of torch.optim, or an import path.
         optimizer_args: Arguments of the optimizer, by name.
         loss: cross_entropy, soft_cross_entropy, mse, sequence_cross_entropy, a class of torch.nn,
             or an import path.
         loss_args: Arguments of the loss, by name.
-        schedule: Course of the learning rate: constant, linear, cosine or step.
+        schedule: Course of the learning rate: constant, linear, cosine, flat_cosine or step.
         schedule_axis: What the schedule's progress counts: epochs, steps (of max_steps) or cost
             (of max_cost).
-        schedule_args: Arguments of the schedule: warmup, final, gamma, milestones, every.
+        schedule_args: Arguments of the schedule: warmup, final, flat, gamma, milestones, every.
         strategy: How workers and devices share a step: ddp, fsdp, pipeline, single, data_parallel
             or model_parallel.
         strategy_args: Arguments of the strategy: split (model_parallel, pipeline: layers at which

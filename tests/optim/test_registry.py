@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from raysb.optim import Ranger
 from raysb.optim.registry import OPTIMIZERS, build_optimizer
 from raysb.training.settings import Training
 
@@ -60,6 +61,8 @@ class Named:
         ("adamw", {"betas": [0.8, 0.9]}, partial(torch.optim.AdamW, betas=(0.8, 0.9))),
         ("radam", {"eps": 1e-5}, partial(torch.optim.RAdam, eps=1e-5)),
         ("NAdam", {}, torch.optim.NAdam),
+        ("ranger", {"betas": [0.9, 0.99], "k": 2}, partial(Ranger, betas=(0.9, 0.99), k=2)),
+        ("raysb.optim:Ranger", {"use_gc": False}, partial(Ranger, use_gc=False)),
         ("torch.optim:Adagrad", {}, torch.optim.Adagrad),
     ],
 )
@@ -130,6 +133,17 @@ def test_frozen_parameters_are_left_out():
         assert [id(p) for p in group["params"]] == [id(p) for p in model[2].parameters()]
 
 
+@pytest.mark.parametrize("factory", [None, Ranger, partial(partial(Ranger, k=3), alpha=0.8)])
+def test_ranger_is_told_which_weights_are_an_embeddings_and_which_are_transposed(factory):
+    model = nn.Sequential(nn.Embedding(4, 6), nn.ConvTranspose1d(6, 3, 2), nn.Linear(3, 2))
+    settings = Training(optimizer="ranger", lr=0.01, optimizer_args={"gc_conv_only": True})
+    groups = build_optimizer(model, settings, factory).param_groups
+    told = {id(p): (g["use_gc"], g["gc_dim"], g["lr"]) for g in groups for p in g["params"]}
+    expected = [(False, 0, 0.01), (True, 1, 0.01), *[(True, 0, 0.01)] * 3]
+    assert [told[id(p)] for p in model.parameters()] == expected
+    assert all(group["gc_conv_only"] for group in groups)
+
+
 def test_a_model_without_trainable_parameters_is_refused():
     with pytest.raises(ValueError, match=r"Sequential has no parameter that requires a gradient"):
         build_optimizer(make_model().requires_grad_(False), Training())
@@ -139,6 +153,9 @@ def test_a_model_without_trainable_parameters_is_refused():
     ("name", "args", "message"),
     [
         ("sdg", {}, r"train\.optimizer='sdg': unknown; did you mean 'sgd'"),
+        ("rangr", {}, r"train\.optimizer='rangr': unknown; did you mean 'ranger'"),
+        ("ranger", {"n": 1}, r"train\.optimizer_args\.n=1: an argument of Ranger unknown"),
+        ("ranger", {"k": -1}, r"train\.optimizer_args=.*Ranger says: Invalid k: -1"),
         ("adam", {"momentum": 0.9}, r"train\.optimizer_args\.momentum=0\.9.*Adam.*betas"),
         ("sgd", {"momentun": 0.9}, r"train\.optimizer_args\.momentun.*did you mean 'momentum'"),
         ("sgd", {"momentum": -1.0}, r"train\.optimizer_args=.*SGD says: .*momentum"),

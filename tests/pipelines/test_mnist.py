@@ -27,3 +27,11 @@ def test_stages_and_replicas_train_as_the_plain_net_and_show_loss_and_accuracy(
         errors.add(importlib.import_module(name).main(words))
         assert "test loss" in capsys.readouterr().out
     assert len(errors) == 1
+
+
+@pytest.mark.ray
+def test_two_workers_train_the_classic_net(ray_cluster, tmp_path, capsys) -> None:
+    words = ["--epochs", "1", "--out", str(tmp_path / "ddp"), "data.train=digits"]
+    words += ["model.args.side=8", "train.max_steps=4"]
+    importlib.import_module("mnist_ddp").main(words)
+    assert "test loss" in capsys.readouterr().out
