@@ -32,7 +32,7 @@ from raysb.needs import needs_of
 from raysb.optim.registry import build_optimizer
 from raysb.prepare import prepare
 from raysb.schema import CORRECT, ID, LOSS, POOL, Batch, Source, num_rows
-from raysb.scoring.forward import Scores, score
+from raysb.scoring.forward import Scores
 from raysb.seeding import Draws
 from raysb.selection.stage import SelectedPool, select_pool
 from raysb.training.checkpoint import load, save
@@ -161,14 +161,7 @@ class DryRun:
     def _scored(self, pool: Batch) -> Iterator[Stage]:
         spec = self._spec
         with self._timed():
-            scores = score(
-                spec.task,
-                self._model,
-                pool,
-                dtype=spec.scoring.dtype,
-                by=spec.by,
-                image_scale=spec.scoring.image_scale,
-            )
+            scores = spec.pool_scoring.score_cheaply(self._model, pool)
         columns = {LOSS: scores.losses} | scores.extra
         columns |= {} if scores.correct is None else {CORRECT: scores.correct}
         yield self._stage("score", f"{shapes(columns)}, in {spec.scoring.dtype}", columns)

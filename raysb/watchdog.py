@@ -26,11 +26,6 @@ def stalled(progress: Mapping[str, Any]) -> str:
     step, pool = progress["step"], progress["oldest_unscored"]
     granted = sorted(progress["reserved"])
     waiting, batch = progress["waiting_rows"], progress["global_batch"]
-    if not progress["asked"]:
-        return (
-            "no reader and no scorer has asked for a pool: they are still starting, or Ray finds "
-            "no CPU for them"
-        )
     queues = f"step {step}, {waiting} selected rows wait, pool {pool} is the next to be scored"
     if waiting >= batch:
         return (
@@ -100,7 +95,7 @@ def _watch(
         with suppress(Exception):  # of an actor that is gone: whoever needs it sees that itself
             progress = look()
             now = tuple(progress[key] for key in ("generation", "step", "oldest_unscored"))
-            if now != seen:
+            if now != seen or not progress["asked"]:  # a start has a limit of its own
                 seen, since, told = now, time.monotonic(), False
             elif not told and time.monotonic() - since >= limit_s:
                 told = True

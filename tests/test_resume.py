@@ -92,6 +92,8 @@ def left_behind(folder):
         "weights": model.state_dict(),
         "optimizer": state["learner"]["optimizer"],
         "rngs": state["learner"]["rngs"],
+        "average": state["learner"].get("average", model).state_dict(),
+        "stopping": state["stream"]["loop"]["stopping"],
         "history": state["history"],
         "ring": state["stream"]["ledger"]["ring"],
         "cursor": state["stream"]["cursor"],
@@ -116,15 +118,17 @@ def assert_same(one, other, at=""):
         assert one == other or (one != one and other != other), (at, one, other)
 
 
-def killed(folder, selector, place, count):
+def killed(folder, selector, place, count, **training):
     """A run in a process of its own that is killed at the n-th of some place."""
-    child = get_context("fork").Process(target=_fit_and_die, args=(folder, selector, place, count))
+    child = get_context("fork").Process(
+        target=_fit_and_die, args=(folder, selector, place, count), kwargs=training
+    )
     child.start()
     child.join()
     assert child.exitcode == (-signal.SIGKILL if count is not None else 0)
 
 
-def _fit_and_die(folder, selector, place, count):
+def _fit_and_die(folder, selector, place, count, **training):
     calls = 0
 
     def dying(function):
@@ -144,7 +148,7 @@ def _fit_and_die(folder, selector, place, count):
     else:
         os.replace = dying(os.replace)
     folder.mkdir(parents=True, exist_ok=True)
-    fit_locally(job_in(folder, selector))
+    fit_locally(job_in(folder, selector, **training))
     os._exit(0)
 
 
@@ -181,6 +185,29 @@ def test_a_run_killed_anywhere_and_resumed_equals_the_whole_one(
     fit_locally(job_in(folder, SELECTORS[name]))
     assert_same(left_behind(folder), whole(name))
     assert not list(folder.glob(".checkpoint*")) or place != "step"
+
+
+EXTRAS = {"ema": 0.9, "patience": 2, "dtype": "bfloat16", "save_best": True, "clip_norm": 0.5}
+EXTRAS |= {"epochs": 20, "lr": 1.5, "schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def stopped_early(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("extras")
+    metrics = fit_locally(job_in(folder, SELECTORS["sb"], **EXTRAS)).metrics
+    assert metrics["stopped_by"] == "train.patience=2"
+    return left_behind(folder), (folder / "model_best.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("count", [5, 33, 52, 71])
+def test_averages_patience_and_bfloat16_go_on_as_if_nothing_had_happened(
+    tmp_path, stopped_early, count
+) -> None:
+    folder, (whole, best) = tmp_path / "run", stopped_early
+    killed(folder, SELECTORS["sb"], "step", count, **EXTRAS)
+    fit_locally(job_in(folder, SELECTORS["sb"], **EXTRAS))
+    assert_same(left_behind(folder), whole)
+    assert (folder / "model_best.safetensors").read_bytes() == best
 
 
 def test_a_run_killed_again_and_again_equals_the_whole_one(tmp_path, whole) -> None:

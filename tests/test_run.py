@@ -191,7 +191,7 @@ def test_batch_statistics_under_a_selector_are_warned_about_and_then_trained(cap
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         run("--model.norm", "batch", "--run.dir", "out")
-    assert "model.norm=group" in capsys.readouterr().err
+    assert "model.convert_norm=true" in capsys.readouterr().err
 
 
 # --- what is refused, with nothing written ------------------------------------------------------

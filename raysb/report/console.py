@@ -10,6 +10,8 @@ num_backpropped            rows back-propagated so far
 kept                       fraction of the scored rows that was selected, lately
 age                        steps between the weights that scored a row and the step that used it
 score/loss, score/error    over the rows scored lately
+score/agreement, /overlap of cheap scores with the live model's, in the last few audits
+score/fallback             1 once the live model scores in place of what stood in for it
 eval/loss, eval/error      of the last evaluation
 weights/published_bytes    of the trained part of the model, which scorers are sent
 weights/total_bytes        of the whole model
@@ -94,7 +96,15 @@ def summary_lines(summary: Record, directory: str | Path) -> list[str]:
         _part(summary, "num_unused", lambda v: f"{v:,.0f} selected rows not used" if v else ""),
         _part(summary, "num_nonfinite", lambda v: f"{v:,.0f} losses not finite" if v else ""),
     ]
-    lines = [("reached", reached), ("cost", cost), ("note", notes), ("written", [str(directory)])]
+    scores = [
+        _part(
+            summary, "score/agreement", lambda v: f"rank correlation {v:.3f} with the live model's"
+        ),
+        _part(summary, "score/overlap", lambda v: f"{v:.0%} of its highest third found"),
+        "the live model scored in the end" if summary.get("score/fallback") else "",
+    ]
+    lines = [("reached", reached), ("cost", cost), ("scores", scores), ("note", notes)]
+    lines += [("written", [str(directory)])]
     texts = [(name, ", ".join(filter(None, parts))) for name, parts in lines]
     return [f"{name + ':':<9}{text}" for name, text in texts if text]
 

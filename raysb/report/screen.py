@@ -103,6 +103,11 @@ class Screen:
             )
         if line["kind"] == "resume":
             self._console.line(f"going on from the checkpoint of step {line['step']}")
+        if line.get("score/fallback") and not self._last.get("score/fallback"):
+            self._console.line(
+                f"warning: cheap scores rank as the live model's by {line['score/agreement']:.2f} "
+                "only (scoring.min_agreement): from here on it scores, in full precision and size"
+            )
         record = self._record(line)
         if self._figures is not None:
             self._figures.update(record)

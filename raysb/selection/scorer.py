@@ -143,7 +143,7 @@ class PoolScoring:
             )
         fresh = batch if apart is None else apart.fresh
         cheap = self.is_cheap and not fallen_back
-        scores = self._score_cheaply(model, fresh) if cheap else self._score(model, fresh)
+        scores = self.score_cheaply(model, fresh) if cheap else self._score(model, fresh)
         ranked = scores.ranked
         chosen = select_pool(
             self.selector,
@@ -203,7 +203,8 @@ class PoolScoring:
     def _score(self, model: nn.Module, rows: Batch) -> Scores:
         return score(self.task, model, rows, by=self.by) if num_rows(rows) else _NOTHING
 
-    def _score_cheaply(self, model: nn.Module, rows: Batch) -> Scores:
+    def score_cheaply(self, model: nn.Module, rows: Batch) -> Scores:
+        """Score rows as the settings say, by the proxy where there is one."""
         if not num_rows(rows):
             return _NOTHING
         task = self.task

@@ -2,8 +2,8 @@
 
 Weights, gradients and the optimizer's state stay float32: `torch.autocast` rounds the operands of
 matrix products and convolutions, 8 bits of mantissa in place of 24, and keeps float32's range, so
-that no loss needs scaling. Scorers have a precision of their own, `scoring.dtype`; the check of the first
-batch compares them with a forward pass in float32, whatever is trained in.
+that no loss needs scaling. Scorers have a precision of their own, `scoring.dtype`; the check of the
+first batch compares them with a forward pass in float32, whatever is trained in.
 """
 
 from typing import Any

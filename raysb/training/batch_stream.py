@@ -85,6 +85,7 @@ class BatchStream(abc.ABC):
         self.fraction = self.wait_seconds = 0.0
         self.max_age = 0
         self.must_save = False
+        self._gave_up = False  # waiting for rows, since the run is to stop
         self._age_sum = self._aged_rows = 0
         self._trained = TrainedRows()
         self._counters: Mapping[str, Any] | None = None  # of a checkpoint
@@ -224,11 +225,14 @@ class BatchStream(abc.ABC):
                     -1 if pools is None else int(pools[-1]),
                     -1 if pools is None else self._scored_with(batch, rows),
                     float(asked and save is not None and save()),
+                    float(self._gave_up),
                 ],
                 np.float64,
             )
         )
         counts = everyone[:, 0].astype(np.int64)
+        if everyone[:, 6].any():
+            return None  # rows may be left: this is not the end
         room = _NEVER if max_backprops is None else max_backprops - self.num_backpropped
         if counts.sum() == 0:
             self.epoch, self.fraction = plan.epochs, 1.0
@@ -427,6 +431,9 @@ class BatchStream(abc.ABC):
     def _compare(self, model: nn.Module, batch: Batch) -> None:
         """The scorer's loss must be the worker's, as long as both have the same weights."""
         self._check = False
+        small = self.spec.scoring.image_scale < 1
+        if self.spec.proxy is not None or (small and self.num_steps):
+            return  # another model's loss; of a run that goes on, it may be that of the fallback
         fresh = batch[WEIGHTS_STEP][: self._rows] == self.num_steps
         # a row whose loss is not finite is never selected: this one was not scored
         fresh &= ~np.isnan(batch[LOSS][: self._rows].astype(np.float32, copy=False))

@@ -56,6 +56,9 @@ def try_first_rows(spec: StreamSpec) -> nn.Module:
         by=spec.by if spec.scored else None,
         image_scale=spec.scoring.image_scale if spec.scored else 1.0,
     )
+    if spec.proxy is not None:
+        scale = spec.scoring.image_scale
+        score(spec.proxy.task(spec.task), spec.proxy.model, batch, by=spec.by, image_scale=scale)
     _check_class_column(spec, batch)
     _check_labels(spec, model, batch)
     moving = has_batch_statistics(model)

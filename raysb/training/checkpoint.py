@@ -15,6 +15,7 @@ part is refused. `export` writes the whole module at the end of a run, averaged 
 import copy
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -114,8 +115,11 @@ def _reading(file: Path) -> Iterator[Path]:
     except RaysbError:
         raise
     except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text tells how to run the code
+            said = "it holds other things than tensors, numbers and text, perhaps code"
         raise RunDirectoryError(
-            f"{file}: cannot be read ({type(error).__name__}: {error}); it is damaged, no part of "
+            f"{file}: cannot be read ({said}); it is damaged, no part of "
             "a checkpoint, or was not copied as a whole. Copy the run directory again, or remove "
             "this checkpoint to use the one before"
         ) from error

@@ -200,8 +200,7 @@ class Loop:
         if every and step % every == 0:
             self._evaluate("eval")
         save_every = self._training.checkpoint_every
-        due = save_every and step % save_every == 0
-        if due or self._stream.must_save or self._best_at is not None:
+        if (save_every and step % save_every == 0) or self._stream.must_save:
             self._save()
         if time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._record("train")

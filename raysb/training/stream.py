@@ -206,7 +206,8 @@ class RayStream(BatchStream):
             with suppress(queue.Empty):
                 return arrivals.get(timeout=LOOK_EVERY_S)
             if self._handle.board.version(stop_name(self._handle.name)) > 0:
-                return _END  # no row may ever come; those that wait are in the checkpoint
+                self._gave_up = True  # no row may ever come; those that wait are in the checkpoint
+                return _END
             if waited * LOOK_EVERY_S < START_LIMIT_S or waited % 12:
                 continue
             if not self._handle.ledger.progress()["asked"]:

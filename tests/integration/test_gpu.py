@@ -28,6 +28,7 @@ from raysb.source.settings import Data
 from raysb.task import Task, inputs
 from raysb.trainer import SelectiveTrainer
 from raysb.training import checkpoint
+from raysb.training.generators import rng_state, set_rng_state
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
 from raysb.training.settings import Training
@@ -172,8 +173,8 @@ def test_a_checkpoint_of_the_gpu_comes_back_with_its_optimizer_and_its_draws(tmp
     checkpoint.save(
         tmp_path,
         model=model,
-        learner={"optimizer": optimizer.state_dict(), "base_lrs": [0.01]},
-        stream={"cursor": [0, []]},
+        learner={"optimizer": optimizer.state_dict(), "rngs": [rng_state()]},
+        stream={},
         history=None,
     )
     expected = torch.rand(3, device="cuda")
@@ -182,7 +183,7 @@ def test_a_checkpoint_of_the_gpu_comes_back_with_its_optimizer_and_its_draws(tmp
     loaded = checkpoint.load(tmp_path, model=fresh)
     again = torch.optim.AdamW(fresh.parameters(), lr=0.5)
     again.load_state_dict(loaded["learner"]["optimizer"])
-    checkpoint.set_rng_state(loaded["learner"]["rng"])
+    set_rng_state(loaded["learner"]["rngs"][0])
     assert torch.equal(torch.rand(3, device="cuda"), expected)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh.state_dict()[name])

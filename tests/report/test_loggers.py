@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 from torch import nn
 
 from raysb.config import Run, load
@@ -16,6 +15,7 @@ from raysb.job import Recorder, Silent
 from raysb.report.loggers import LOGGERS, Loggers, group, make_loggers
 from raysb.report.records import read_metrics
 from raysb.run import train
+from raysb.training.checkpoints import Checkpoints
 
 BUILD = partial(nn.Linear, 2, 2)
 LINES = [
@@ -78,9 +78,9 @@ def record(folder, loggers, lines=LINES, weights=None):
 
 
 def weights(folder):
-    (folder / "ck").mkdir()
-    save_file(BUILD().state_dict(), folder / "ck" / "model.safetensors")
-    return folder / "ck"
+    store = Checkpoints(folder=str(folder))
+    store.save(1, model=BUILD(), learner={}, stream={}, history=None)
+    return store
 
 
 def events(folder):

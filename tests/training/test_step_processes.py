@@ -1,4 +1,4 @@
-"""Two processes: the average of the weights is that of one, and a compiled step that of a plain one."""
+"""Two processes have the average of the weights of one, and compiled take the steps of one."""
 
 from pathlib import Path
 
