@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from raysb.errors import ModelError, StreamOrderError
+from raysb.errors import StreamOrderError
 from raysb.schema import (
     CORRECT,
     ID,
@@ -37,12 +37,12 @@ from raysb.selection.batcher import Batcher
 from raysb.source.plan import PoolPlan
 from raysb.task import TensorBatch
 from raysb.training.exchange import Exchange
+from raysb.training.first_batch import compare
 from raysb.training.reading import with_weights
 from raysb.training.spec import StreamSpec
 from raysb.training.trained import TrainedRows, by_pool
 from raysb.training.transfer import Transfer
 
-LARGEST_DIFFERENCE = 1e-4  # between the scorer's and the worker's loss of one row, in fp32
 _NEVER = float(2**62)
 
 
@@ -434,29 +434,11 @@ class BatchStream(abc.ABC):
         small = self.spec.scoring.image_scale < 1
         if self.spec.proxy is not None or (small and self.num_steps):
             return  # another model's loss; of a run that goes on, it may be that of the fallback
-        fresh = batch[WEIGHTS_STEP][: self._rows] == self.num_steps
-        # a row whose loss is not finite is never selected: this one was not scored
-        fresh &= ~np.isnan(batch[LOSS][: self._rows].astype(np.float32, copy=False))
-        if not fresh.any():
-            return
-        rows = np.flatnonzero(fresh)
         if next(model.parameters()).device.type != self.device.type:  # gathered on the CPU
             model = copy.deepcopy(model).to(self.device)
+        mine = take(batch, slice(0, self._rows))
         with self._precision():
-            taken = {k: v[rows] for k, v in batch.items()}
-            scale = self.spec.scoring.image_scale
-            mine = score(self.task, model, taken, image_scale=scale).losses
-        theirs = batch[LOSS][rows].astype(np.float32)
-        worst = int(np.argmax(np.abs(mine - theirs)))
-        tolerance = LARGEST_DIFFERENCE * max(1.0, abs(float(mine[worst]))) * self._slack()
-        if not abs(float(mine[worst] - theirs[worst])) <= tolerance:  # a NaN is no agreement
-            raise ModelError(
-                f"the scorer's loss of id {int(batch[ID][rows][worst])} is {theirs[worst]:.6g}, "
-                f"the worker's {mine[worst]:.6g} at the same weights: selection would rank "
-                "something else than what is trained. Likely reasons: the model's builder draws "
-                "weights that the run's seed does not fix and that are frozen, forward normalises "
-                "differently in one process, or the loss depends on the other rows of its batch"
-            )
+            compare(self.spec, model, mine, step=self.num_steps, slack=self._slack())
 
     def _precision(self) -> AbstractContextManager[None]:
         """What the first batch's check is computed in: as scorers compute. This process's own.
