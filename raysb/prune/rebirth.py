@@ -1,0 +1,111 @@
+"""Prune, train at a small rate, and again, as long as the net still answers as its parent did."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from raysb.prune.costs import macs, parameters, widths_of
+from raysb.prune.graph import trace_channels
+from raysb.prune.latency import fastest
+
+Step = Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Args:
+        small: The net that was cut, before rebirth.
+        reborn: The same after training.
+        agreement: Share of the rows for which it gives the parent's class, in [0, 1].
+    """
+
+    small: nn.Module
+    reborn: nn.Module
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Rebirth:
+    """What came of it.
+
+    Args:
+        rounds: Those that count, in order.
+        undone: The one that fell below the bound and ended it, if one did.
+    """
+
+    rounds: tuple[Round, ...]
+    undone: Round | None = None
+
+
+def prune_and_rebirth(
+    parent: nn.Module,
+    prune: Step,
+    train: Step,
+    classes: Callable[[nn.Module], torch.Tensor],
+    *,
+    rounds: int = 3,
+    agreement: float = 0.95,
+) -> Rebirth:
+    """Repeat pruning and training; stop before agreement with the parent falls below a bound.
+
+    Args:
+        parent: The trained net; is not changed.
+        prune: Gives a smaller copy of a net.
+        train: Gives a trained copy of a net, e.g. by Selective-Backprop at a tenth of the rate.
+        classes: The class of every row of a held-out set. int [rows]
+        rounds: At most so many, at least 1.
+        agreement: Least share of rows with the parent's class, in [0, 1].
+
+    Raises:
+        ValueError: A number is out of range; from `prune`, if nothing would change.
+    """
+    if rounds < 1 or not 0 <= agreement <= 1:
+        raise ValueError(
+            f"prune_and_rebirth(rounds={rounds}, agreement={agreement}): must be at least 1, and "
+            "in [0, 1]"
+        )
+    own, model, done = classes(parent), parent, list[Round]()
+    for _ in range(rounds):
+        small = prune(model)
+        reborn = train(small)
+        same = float((classes(reborn) == own).double().mean())
+        found = Round(small, reborn, same)
+        if same < agreement:
+            return Rebirth(tuple(done), found)
+        done.append(found)
+        model = reborn
+    return Rebirth(tuple(done))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much less a net takes than its parent, as factors.
+
+    Args:
+        parameters: Parameters, and bytes.
+        macs: Multiply-accumulates of layers for one row.
+        seconds: Time of a forward pass, on a CPU that of the process alone; several measurements
+            that alternate.
+    """
+
+    parameters: float
+    macs: float
+    seconds: list[float]
+
+
+def gain(parent: nn.Module, model: nn.Module, x: torch.Tensor, *, times: int = 5) -> Gain:
+    """Compare a net with its parent on the rows `x`, the argument of forward of both."""
+    graphs = [trace_channels(each, x) for each in (parent, model)]
+    size = [parameters(graph)(widths_of(graph)) for graph in graphs]
+    work = [macs(graph)(widths_of(graph)) for graph in graphs]
+    clock = time.perf_counter if x.is_cuda else time.process_time
+    with torch.no_grad():
+        seconds = [
+            fastest(parent, x, clock=clock) / fastest(model, x, clock=clock) for _ in range(times)
+        ]
+    return Gain(size[0] / size[1], work[0] / work[1], seconds)

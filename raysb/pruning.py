@@ -1,0 +1,210 @@
+"""A model made smaller: from a task and some rows to a plan and a small copy.
+
+```python
+wanted = Wanted(criterion="taylor_act", budget=("macs", 0.5))
+small, plan, _ = prune_model(model, task, batches, wanted)
+```
+"""
+
+import copy
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from raysb.prune.amounts import Scope, make_plan
+from raysb.prune.budget import plan_for_budget
+from raysb.prune.costs import Cost, energy, macs, parameters, widths_of
+from raysb.prune.criteria import collect, find_criterion
+from raysb.prune.graph import ChannelGraph, trace_channels
+from raysb.prune.latency import latency, measure_latency
+from raysb.prune.plan import PruningPlan
+from raysb.prune.repair import repair
+from raysb.prune.surgery import apply
+from raysb.task import Task, TensorBatch
+
+Budget = Literal["parameters", "macs", "latency", "energy"]
+BUDGETS: tuple[Budget, ...] = ("parameters", "macs", "latency", "energy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be pruned, and by which criterion.
+
+    Args:
+        criterion: A name of `raysb.prune.criteria`, or an import path.
+        amount: Share of the channels that goes, in (0, 1).
+        keep: Output channels that stay, by layer.
+        budget: What is bounded, and the share of it that may remain.
+        scope: `global` ranks all channels together, `layer` takes the amount of each layer.
+        round_to: What stays is a multiple of this.
+        protect: Layers whose outputs stay, by glob patterns.
+        normalize: Divide each layer's importance by its norm.
+        repair: Let the next layers make up for what is gone, by least squares.
+        latency_rows: Rows of a batch whose seconds are measured.
+        energy_table: TOML with `mac` and `byte`.
+    """
+
+    criterion: str = "taylor_act"
+    amount: float | None = None
+    keep: Mapping[str, int] = field(default_factory=dict)
+    budget: tuple[Budget, float] | None = None
+    scope: Scope = "global"
+    round_to: int = 1
+    protect: Sequence[str] = ()
+    normalize: bool = True
+    repair: bool = False
+    latency_rows: int = 1
+    energy_table: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("latency_rows", "round_to"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.amount is not None and self.budget is not None:
+            raise ValueError("amount and budget: give one; a budget finds the amounts itself")
+        if self.budget is not None and self.budget[0] not in BUDGETS:
+            raise ValueError(f"budget={self.budget[0]!r}: must be one of {', '.join(BUDGETS)}")
+        bounds_energy = self.budget is not None and self.budget[0] == "energy"
+        if bounds_energy != (self.energy_table is not None):
+            raise ValueError("budget energy and energy_table: one needs the other")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's channels, and what each is worth.
+
+    Args:
+        example: Arguments of its forward, two rows.
+        graph: Its channels.
+        importance: Of every prunable layer's output channels, higher stays. float64 [out_channels]
+        caution: What to know of the criterion, or "".
+    """
+
+    example: tuple[torch.Tensor, ...]
+    graph: ChannelGraph
+    importance: dict[str, torch.Tensor]
+    caution: str
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A small copy of a model.
+
+    Args:
+        module: The copy.
+        plan: Makes it of the model.
+        remaining: Share of what was bounded, where a budget was.
+    """
+
+    module: nn.Module
+    plan: PruningPlan
+    remaining: float | None
+
+
+def judge(model: nn.Module, task: Task, batches: Sequence[TensorBatch], wanted: Wanted) -> Judged:
+    """Trace a model's channels and rank them; the model is not changed.
+
+    Args:
+        model: On its device.
+        task: How a batch reaches it, and its losses.
+        batches: Of the training rows, each from all over the data.
+        wanted: The criterion, and what is protected.
+
+    Raises:
+        ModelError: The model's channels cannot be followed.
+        ValueError: The criterion is not known, or nothing may be pruned.
+    """
+    criterion = find_criterion(wanted.criterion)
+    first = {name: column[:2] for name, column in batches[0].items()}
+    example = arguments_of(model, task, first)
+    whole = [n for n, m in model.named_modules() if getattr(m, "transposed", False)]
+    graph = trace_channels(model, example, (*wanted.protect, *whole))
+    names = graph.prunable
+    if not names:
+        raise ValueError("nothing may be pruned: every layer is protected, or reaches the output")
+    known = (task.outputs, task.losses, batches, criterion.needs)
+    statistics = collect(model, *known, layers=names)
+    importance = criterion.importance(model, names, statistics)
+    return Judged(example, graph, importance, criterion.caution)
+
+
+def prune_model(
+    model: nn.Module,
+    task: Task,
+    batches: Sequence[TensorBatch],
+    wanted: Wanted,
+    judged: Judged | None = None,
+) -> PrunedModel:
+    """Make a small copy of a model; the model is not changed.
+
+    Args:
+        model: On its device.
+        task: As of `judge`.
+        batches: As of `judge`; repair is fitted to them too.
+        wanted: What is to go.
+        judged: What `judge` gave, if it was asked already.
+
+    Raises:
+        ModelError: As of `judge`.
+        ValueError: As of `judge`; nothing would change, or a budget cannot be met.
+    """
+    known = judge(model, task, batches, wanted) if judged is None else judged
+    cost = _cost(model, known.graph, wanted)
+    plan = _plan(known, wanted, cost)
+    small = apply(plan, copy.deepcopy(model))
+    if wanted.repair:
+        repair(model, small, plan, [arguments_of(model, task, batch) for batch in batches])
+    remaining = None
+    if cost is not None:
+        left = trace_channels(small, known.example)
+        remaining = cost(widths_of(left)) / cost(widths_of(known.graph))
+    return PrunedModel(small, plan, remaining)
+
+
+def arguments_of(model: nn.Module, task: Task, batch: TensorBatch) -> tuple[torch.Tensor, ...]:
+    """What a model is called with for a batch."""
+    caught: list[tuple[torch.Tensor, ...]] = []
+    handle = model.register_forward_pre_hook(lambda _, args: caught.append(args))
+    try:
+        with torch.no_grad():
+            task.outputs(model, batch)
+    finally:
+        handle.remove()
+    return caught[0]
+
+
+def _energy_table(wanted: Wanted) -> dict[str, float]:
+    if wanted.energy_table is None:
+        return {}
+    try:
+        return tomllib.loads(Path(wanted.energy_table).read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"energy_table={wanted.energy_table!r}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"energy_table={wanted.energy_table!r}: is not TOML: {error}") from error
+
+
+def _cost(model: nn.Module, graph: ChannelGraph, wanted: Wanted) -> Cost | None:
+    if wanted.budget is None:
+        return None
+    costs: dict[str, Callable[[], Cost]] = {
+        "parameters": lambda: parameters(graph),
+        "macs": lambda: macs(graph),
+        "energy": lambda: energy(graph, _energy_table(wanted)),
+        "latency": lambda: latency(measure_latency(model, graph, batch_size=wanted.latency_rows)),
+    }
+    return costs[wanted.budget[0]]()
+
+
+def _plan(judged: Judged, wanted: Wanted, cost: Cost | None) -> PruningPlan:
+    graph, worth = judged.graph, judged.importance
+    same: dict[str, Any] = {"keep": wanted.keep, "round_to": wanted.round_to}
+    same["normalize"] = wanted.normalize
+    if cost is None or wanted.budget is None:
+        return make_plan(graph, worth, wanted.amount, scope=wanted.scope, **same)
+    return plan_for_budget(graph, worth, cost, wanted.budget[1], **same)
