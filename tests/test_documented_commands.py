@@ -198,14 +198,22 @@ TABLE: dict[str, Run | By] = {
     f"-- raysb train --config pipelines/cifar10.toml --data.train {SHARED}/cifar10/train.parquet "
     f"--data.test {SHARED}/cifar10/test.parquet --run.dir {SHARED}/runs/first {APART} "
     "--train.checkpoint_every 500": JOB,
-    "RAY_AUTH_MODE=token ray start --head --port=6379 --num-cpus=0 "
-    "--dashboard-host=127.0.0.1": JOB,
+    "RAY_AUTH_MODE=token ray start --head --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1": JOB,
     "RAY_AUTH_MODE=token ray start --address=HEAD:6379 --resources='{\"scorer\": 8}'": JOB,
     "kubectl apply -f docs/cluster/rayjob.yaml": KUBERNETES,
     "kubectl logs -f -l job-name=raysb": KUBERNETES,
     # headers of pipelines
     "python pipelines/ranger.py [--mnist FOLDER] [--cifar10 FOLDER] [--epochs 1] "
     "[--record NAME]": By("tests/pipelines/test_ranger.py", "test_the_rate_is_chosen_on_seed_0"),
+    "python pipelines/prune_rebirth.py --data FOLDER [--net mnist|resnet20] [--parent FILE]": By(
+        "tests/pipelines/test_prune_rebirth.py", "test_every_criterion_has_its_figures_after_one"
+    ),
+    "python pipelines/cheap_scorers.py --mnist FOLDER --cifar10 FOLDER": By(
+        "tests/pipelines/test_cheap_scorers.py", "test_every_way_to_score_has_its_row"
+    ),
+    "python pipelines/benchmarks/faults.py": By(
+        "tests/integration/test_resume_on_ray.py", "test_a_run_that_lost_its_worker_equals"
+    ),
     "python pipelines/lowest_k_speed.py": By(
         "tests/pipelines/test_lowest_k_speed.py", "test_every_arm_is_measured_in_units_of_the_full"
     ),

@@ -247,7 +247,7 @@ def table(results: list[dict[str, Any]]) -> str:
             lines.append(f"| {case} | - | - | - | - | failed | {ones[0]['exit']} |")
             continue
         cells = [
-            f"{median(r['recovery_s'] for r in ones):.1f}",
+            f"{median(r['pause_s'] for r in ones):.1f}",
             *(str(max(r[key] for r in ones)) for key in ("lost", "twice", "redone")),
             f"{100 * median(r['error'] for r in ones):.2f}",
             str(ones[0]["exit"]),

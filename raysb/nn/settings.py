@@ -13,12 +13,12 @@ class Model:
     """Which model is trained.
 
     Args:
-        name: mlp, cnn, gpt, resnet18, resnet34, wide_resnet28_2, densenet100_12, or
+        name: mlp, cnn, classic, gpt, resnet18, resnet34, wide_resnet28_2, densenet100_12, or
             `package.module:function`.
         args: Arguments of the model's builder, by name.
         norm: Norm layers: group, batch or none. Batch statistics and sample selection do not mix.
         convert_norm: Replace every batch norm, of any model, by a group norm with its parameters.
-        plan: File of a pruning plan (`raysb prune`) that the model is cut down to; `none` leaves it.
+        plan: File of a pruning plan (`raysb prune`) that the model is cut down to; `none`: whole.
         num_classes: Outputs of the model; `none` counts the classes of the training data.
         init: File of initial weights (safetensors); `none` draws them.
         init_exclude: Parts that are not loaded from `init` but drawn, by glob patterns of their

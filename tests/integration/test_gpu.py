@@ -28,9 +28,9 @@ from raysb.source.settings import Data
 from raysb.task import Task, inputs
 from raysb.trainer import SelectiveTrainer
 from raysb.training import checkpoint
-from raysb.training.generators import rng_state, set_rng_state
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
+from raysb.training.generators import rng_state, set_rng_state
 from raysb.training.settings import Training
 from raysb.weights import FlatState
 

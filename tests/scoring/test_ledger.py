@@ -239,7 +239,7 @@ def test_in_lockstep_every_pool_has_exactly_the_weights_that_its_predecessors_ro
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), w=st.integers(1, 3), stop=st.integers(0, 30))
 def test_resuming_at_any_cursor_trains_every_row_that_was_not(seed, w, stop) -> None:
-    """Before `low` and in `done` all is trained; what waits is trained once, and not scored again."""
+    """Before `low` and in `done` all is trained; what waits is trained once, not scored again."""
     n, b, pools = 7, 3, 30
     sizes = {"pool_rows": n, "batch_size": b, "num_workers": w}
     limits = Limits(global_batch=w * b, max_rows=smallest_max_rows(**sizes) + 5, window=4)
