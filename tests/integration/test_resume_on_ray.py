@@ -1,4 +1,4 @@
-"""A run on Ray that loses its worker, or is killed as a whole, ends as one that nobody disturbed."""
+"""A run on Ray that loses its worker, or is killed whole, ends as one that nobody disturbed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run in which a scorer hangs says so, names it, and stops with a checkpoint if it was told to."""
+"""A run in which a scorer hangs says so, and stops with a checkpoint if it was told to."""
 
 import sys
 import time
