@@ -85,7 +85,7 @@ def judged(name: str, found, parent: nn.Module, x: torch.Tensor, error, measure)
         measure(name=f"{name}: test error [%]", values=[errors[-1][1]], note=note),
         measure(name=f"{name}: times smaller", values=[less.parameters]),
         measure(name=f"{name}: times fewer MACs", values=[less.macs]),
-        measure(name=f"{name}: times faster", values=less.seconds, note=f"{len(x)} rows at once"),
+        measure(name=f"{name}: times faster", values=[less.seconds], note=f"{len(x)} rows at once"),
     ]
 
 
@@ -102,15 +102,7 @@ def record(measures: list[Measure], context: dict, part: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    numbers = {
-        "rounds": 3,
-        "epochs": 1,
-        "amount": 0.3,
-        "macs": 0.0,
-        "round_to": 4,
-        "agreement": 0.9,
-        "lr": 0.05,
-    }
+    numbers = {"rounds": 3, "epochs": 1, "amount": 0.3, "macs": 0.0, "agreement": 0.95, "lr": 0.05}
     texts = dict.fromkeys(("data", "parent", "criteria", "record"), "") | {"net": "mnist"}
     for name, default in (texts | numbers).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)

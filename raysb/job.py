@@ -126,6 +126,7 @@ class Recorder:
         best: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / MODEL).unlink(missing_ok=True)  # of a run that goes on: older than it will be
         self._directory = directory
         self._writer = MetricsWriter(directory / METRICS)
         self._watcher = watcher

@@ -114,7 +114,9 @@ class LocalStream(BatchStream):
         selector = self.spec.selector
         if selector.looks_back and epoch not in self._outlooks:
             seen = selector.outlook(self.history.records(), epoch, self._plan().epochs)
-            self._outlooks = {epoch: seen}
+            # a batch may span two epochs, and be saved with rows of both
+            self._outlooks = {e: o for e, o in self._outlooks.items() if e == epoch - 1}
+            self._outlooks[epoch] = seen
         return self._outlooks.get(epoch)
 
     def _score(self, batch: Batch, grant: Grant, epoch: int, pool_rows: int) -> Batch:
@@ -191,7 +193,8 @@ class LocalStream(BatchStream):
         self.cursor = Cursor.from_state(state["cursor"])
         self.load_counters(state["counters"])
         self.ledger.load_state_dict(state["ledger"])
-        self.history.load_state_dict(state["history"])
+        if state["history"] is not None:
+            self.history.load_state_dict(state["history"])
         self.load_outlooks(state["outlooks"])
 
 

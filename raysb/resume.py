@@ -13,6 +13,7 @@ from typing import Any
 from raysb.config import Config, flat, load
 from raysb.errors import RunDirectoryError
 from raysb.job import TrainingJob
+from raysb.optim.registry import build_optimizer
 from raysb.report.directory import CONFIG, RunDirectory
 from raysb.training.settings import Training
 
@@ -58,7 +59,13 @@ def reopen(path: Path, settings: tuple[str, ...]) -> Resumed:
             f"--resume {path}: there is no {CONFIG} in it; give the directory that `raysb train` "
             "made, which it named at its end and in its first lines"
         )
-    return Resumed(RunDirectory(path), load(str(file), settings), load(str(file), ()))
+    before, config = load(str(file), ()), load(str(file), settings)
+    if config.run.dir != before.run.dir:
+        raise ValueError(
+            f"run.dir={config.run.dir!r} beside --resume {path}: a run goes on in its own "
+            "directory; leave it out, or copy the directory and resume the copy"
+        )
+    return Resumed(RunDirectory(path), config, before)
 
 
 def check_resumable(job: TrainingJob, engine: str) -> None:
@@ -84,6 +91,14 @@ def check_resumable(job: TrainingJob, engine: str) -> None:
     train = job.training
     batch_size = train.batch_size * (train.num_workers if engine == "local" else 1)
     job.spec.check_identity(stream["counters"]["made_with"], batch_size)
+    kind = checkpoints.load_learner(newest)["kind"]
+    model = job.spec.task.build(job.spec.seed)
+    now = type(build_optimizer(model, train, job.optimizer)).__name__
+    if now != kind:
+        raise ValueError(
+            f"the checkpoint's optimizer is {kind}, this run has {now}: leave train.optimizer as "
+            "it was, or start a new run with model.init=RUN_DIR/model.safetensors"
+        )
     all_trained = stream["cursor"]["low"] >= job.spec.plan(batch_size, train.epochs).num_pools
     reached = (
         f"train.epochs={train.epochs}" if all_trained else _limit(stream["loop"]["last"], train)

@@ -211,6 +211,9 @@ TABLE: dict[str, Run | By] = {
     "python pipelines/cheap_scorers.py --mnist FOLDER --cifar10 FOLDER": By(
         "tests/pipelines/test_cheap_scorers.py", "test_every_way_to_score_has_its_row"
     ),
+    "python pipelines/benchmarks/soak.py": By(
+        "tests/integration/test_resume_on_ray.py", "test_a_run_that_lost_its_worker_equals"
+    ),
     "python pipelines/benchmarks/faults.py": By(
         "tests/integration/test_resume_on_ray.py", "test_a_run_that_lost_its_worker_equals"
     ),

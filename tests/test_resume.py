@@ -16,6 +16,7 @@ from raysb.history.settings import History
 from raysb.job import Silent, TrainingJob
 from raysb.local import fit_locally
 from raysb.losses import cross_entropy
+from raysb.report.directory import newest_weights
 from raysb.report.records import read_metrics
 from raysb.scoring.settings import Scoring
 from raysb.selection import (
@@ -280,3 +281,24 @@ def test_another_division_into_pools_is_refused(tmp_path, change, said) -> None:
         change = {"source": ArraySource({"x": np.zeros((9, 64), np.float32)}, seed=3)}
     with pytest.raises(ValueError, match=said):
         fit_locally(replace(job, spec=replace(job.spec, **change)))
+
+
+def test_other_rows_with_as_many_of_them_are_refused(tmp_path) -> None:
+    from dataclasses import replace
+
+    folder = tmp_path / "run"
+    killed(folder, SELECTORS["sb"], "step", 10)
+    job = job_in(folder, SELECTORS["sb"])
+    columns = {"x": np.zeros((ROWS, 64), np.float32), "label": np.zeros(ROWS, np.int64)}
+    other = ArraySource(columns | {"id": np.arange(ROWS) + 7}, seed=3)
+    with pytest.raises(ValueError, match=r"data\.train"):
+        fit_locally(replace(job, spec=replace(job.spec, source=other)))
+
+
+def test_the_final_weights_of_a_run_that_goes_on_are_never_the_old_ones(tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    fit_locally(job_in(folder, SELECTORS["sb"], max_steps=10))
+    assert newest_weights(folder) == folder / "model.safetensors"
+    killed(folder, SELECTORS["sb"], "step", 7)  # after the checkpoints of steps 12 and 16
+    assert newest_weights(folder).parent.name == "checkpoint_000000016"

@@ -180,7 +180,8 @@ def newest_weights(folder: Path) -> Path:
     Raises:
         RunDirectoryError: There are none.
     """
-    checkpoints = sorted(folder.glob(f"{CHECKPOINT}*/{MODEL}"), key=lambda p: p.stat().st_mtime)
+    # by name, which sorts by step: times change when a folder is copied
+    checkpoints = sorted(folder.glob(f"{CHECKPOINT}*/{MODEL}"), key=lambda p: p.parent.name)
     found = [folder / MODEL] if (folder / MODEL).is_file() else checkpoints[-1:]
     averaged = found[0].with_name(AVERAGED) if found else folder
     if not found:

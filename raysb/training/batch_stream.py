@@ -160,6 +160,7 @@ class BatchStream(abc.ABC):
                 "to the end of its epochs; make another stream for another pass"
             )
         self._batch_size = batch_size
+        self._identity = self.spec.identity(batch_size)
         if self._counters is not None:
             self.spec.check_identity(self._counters["made_with"], batch_size)
         self.plan = self._open(batch_size, epochs, module)
@@ -397,7 +398,7 @@ class BatchStream(abc.ABC):
         """What the stream has counted, of all workers. Collective."""
         mine = [float(self._loss_sum), self._loss_rows, self._age_sum, self._aged_rows]
         return {
-            "made_with": self.spec.identity(self._batch_size),
+            "made_with": self._identity,
             "num_steps": self.num_steps,
             "num_backpropped": self.num_backpropped,
             "num_scored": self.num_scored,

@@ -79,14 +79,26 @@ def load(folder: Path, *, model: nn.Module) -> dict[str, Any]:
         ModelError: The frozen part of the model is not that of the run.
         RunDirectoryError: A file is damaged; the message names it.
     """
+    with _reading(folder / MODEL) as file:
+        frozen_digest(file)  # whether it is safetensors at all
     load_trained(model, folder / MODEL)
-    with _reading(folder / LEARNER) as file:
-        learner = torch.load(file, map_location="cpu", weights_only=True)
-        _check_version(file, learner["version"])
+    learner = load_learner(folder)
     if (folder / AVERAGED).is_file():
         learner["average"] = copy.deepcopy(model)
         load_trained(learner["average"], folder / AVERAGED)
     return {"learner": learner, **load_stream(folder)}
+
+
+def load_learner(folder: Path) -> dict[str, Any]:
+    """Optimizer and random states alone.
+
+    Raises:
+        RunDirectoryError: The file is damaged; the message names it.
+    """
+    with _reading(folder / LEARNER) as file:
+        learner: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        _check_version(file, learner["version"])
+    return learner
 
 
 def load_stream(folder: Path) -> dict[str, Any]:
@@ -99,7 +111,13 @@ def load_stream(folder: Path) -> dict[str, Any]:
         tree = json.loads(file.read_text())
         _check_version(file, tree["version"])
     with _reading(folder / HISTORY) as file, np.load(file, allow_pickle=False) as arrays:
-        lowered = _lower(tree, arrays)
+        try:
+            lowered = _lower(tree, arrays)
+        except KeyError as error:
+            raise RunDirectoryError(
+                f"{folder / STREAM}: names an array that {HISTORY} does not hold ({error}); one of "
+                "them is damaged. Copy the run directory again, or remove this checkpoint"
+            ) from error
         return {"stream": lowered["stream"], "history": lowered["history"]}
 
 
@@ -151,9 +169,7 @@ def load_trained(model: nn.Module, path: Path) -> None:
     if digest is None:
         load_model(model, str(path))
         return
-    with _reading(path):
-        saved = load_file(path)
-    own = trained_state(model)
+    saved, own = load_file(path), trained_state(model)
     differ = sorted(
         saved.keys() ^ own.keys()
         | {name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape}
@@ -176,9 +192,9 @@ def load_trained(model: nn.Module, path: Path) -> None:
 
 def frozen_digest(path: Path) -> str | None:
     """Digest of the frozen part that a file was trained with; `None`: the file holds everything."""
-    with _reading(path), safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="pt") as file:
         found: str | None = (file.metadata() or {}).get(FROZEN)
-        return found
+    return found
 
 
 def export(build: Callable[[], nn.Module], checkpoint: Path, path: Path) -> None:

@@ -29,6 +29,7 @@ from raysb.training import checkpoint
 
 CHECKPOINT = "checkpoint_"  # a folder's name; report.directory, which loads no torch, repeats it
 MANIFEST = "manifest.json"
+BEFORE = ".before"  # of the same step, while a new one is put in its place
 VERSION = 1
 _KEYS = {"version", "step", "score", "files"}
 
@@ -74,7 +75,7 @@ class Checkpoints:
             self._commit(new, name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._prune()
+        self._prune(step)
         return name
 
     def entries(self) -> list[Entry]:
@@ -84,7 +85,7 @@ class Checkpoints:
             manifest = self._manifest(name)
             if manifest is not None:
                 found.append(Entry(manifest["step"], name, manifest["score"]))
-        return sorted(found)
+        return sorted(found, key=lambda entry: (entry.step, not entry.name.endswith(BEFORE)))
 
     def newest(self) -> Entry | None:
         """The newest checkpoint whose files are all there, as long as they were; `None`: none."""
@@ -100,9 +101,8 @@ class Checkpoints:
         return None
 
     def best(self) -> Entry | None:
-        """The checkpoint with the least score, the newest of equal ones."""
-        scored = [entry for entry in self.entries() if entry.score is not None]
-        return min(reversed(scored), key=lambda entry: entry.score or 0.0, default=None)
+        """The checkpoint with the least score, the newest of equal ones; damaged ones are none."""
+        return _best([entry for entry in self.entries() if self._differs(entry) is None])
 
     def load(self, entry: Entry, model: nn.Module) -> dict[str, Any]:
         """Weights into the model; `learner`, `stream` and `history` are returned.
@@ -113,6 +113,11 @@ class Checkpoints:
         """
         with self.local(entry) as folder:
             return checkpoint.load(folder, model=model)
+
+    def load_learner(self, entry: Entry) -> dict[str, Any]:
+        """Optimizer and random states alone."""
+        with self.local(entry) as folder:
+            return checkpoint.load_learner(folder)
 
     def load_stream(self, entry: Entry) -> dict[str, Any]:
         """`stream` and `history` alone, for which no model is needed."""
@@ -170,13 +175,16 @@ class Checkpoints:
     def _commit(self, new: Path, name: str) -> None:
         if self._is_local:
             target = Path(self._path) / name
-            if target.exists():
-                os.replace(target, new.parent / "old")
+            if target.exists():  # set aside under a name that is a checkpoint's too
+                os.replace(target, target.with_name(f"{name}{BEFORE}"))
             os.replace(new, target)
             _sync(target.parent)
+            shutil.rmtree(target.with_name(f"{name}{BEFORE}"), ignore_errors=True)
             return
         files = sorted(file.name for file in new.iterdir() if file.name != MANIFEST)
         filesystem = self._filesystem
+        if self._manifest(name) is not None:
+            filesystem.delete_file(self._join(name, MANIFEST))  # half of it is no checkpoint
         filesystem.create_dir(self._join(name))
         for file in [*files, MANIFEST]:  # which makes it a checkpoint
             fs.copy_files(
@@ -217,17 +225,24 @@ class Checkpoints:
                 return f"{name} has other content"
         return None
 
-    def _prune(self) -> None:
+    def _prune(self, step: int) -> None:
+        """Keep the last k up to this step and the best; later ones are of a past that is undone."""
         entries = self.entries()
-        best = self.best()
-        for entry in entries[: -self.keep]:
-            if entry != best:
+        best = _best(entries)
+        kept = [entry for entry in entries if entry.step <= step][-self.keep :]
+        for entry in entries:
+            if entry not in kept and entry != best:
                 self._remove(entry.name)
 
     def _remove(self, name: str) -> None:
         """Its manifest first: half a checkpoint is none."""
         self._filesystem.delete_file(self._join(name, MANIFEST))
         self._filesystem.delete_dir(self._join(name))
+
+
+def _best(entries: list[Entry]) -> Entry | None:
+    scored = [entry for entry in entries if entry.score is not None]
+    return min(reversed(scored), key=lambda entry: entry.score or 0.0, default=None)
 
 
 def _verify(folder: Path) -> None:

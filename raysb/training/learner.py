@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from raysb.errors import ModelError
 from raysb.nn.freeze import state_bytes
 from raysb.optim.registry import OptimizerFactory, build_optimizer
 from raysb.schema import WEIGHT
@@ -59,6 +60,7 @@ class Learner:
         self.parallel = model if isinstance(model, Parallel) else Parallel(unwrap(model), model)
         self.optimizer = optimizer
         self.base_lrs = base_lrs(optimizer)
+        self._built = _settings(optimizer)
         self._clip_norm = clip_norm
         self._accumulate = accumulate
         self._normalize = normalize
@@ -134,14 +136,24 @@ class Learner:
         """Optimizer, base rates, average; the model's weights are saved apart. Collective."""
         return {
             "optimizer": self.parallel.optimizer_state(self.optimizer),
-            "base_lrs": self.base_lrs,
+            "kind": type(self.optimizer).__name__,
+            "groups": self._built,
             **(self.average.state_dict() if self.average is not None else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's optimizer, of whatever strategy. Collective."""
+        kind = type(self.optimizer).__name__
+        if state["kind"] != kind or len(state["groups"]) != len(self._built):
+            raise ModelError(
+                f"the checkpoint's optimizer is {state['kind']} with {len(state['groups'])} groups "
+                f"of parameters, this one {kind} with {len(self._built)}: leave train.optimizer as "
+                "it was, or start a new run with model.init=RUN_DIR/model.safetensors"
+            )
         self.parallel.load_optimizer_state(self.optimizer, state["optimizer"])
-        self.base_lrs = list(state["base_lrs"])
+        groups = zip(self.optimizer.param_groups, self._built, state["groups"], strict=True)
+        for group, now, then in groups:  # what is set otherwise now than at that run's start wins
+            group.update({k: v for k, v in now.items() if k not in then or then[k] != v})
         if self.average is not None:
             self.average.load_state_dict(state)
 
@@ -161,3 +173,11 @@ class Learner:
         called = model if self._compiled is None else self._compiled
         terms = training_losses(self.task, called, rows, self._dtype)
         return torch.stack(list(terms.values())).sum(dim=0)
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What each group of parameters was given."""
+    return [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]

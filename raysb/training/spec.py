@@ -1,15 +1,17 @@
 """All that a stream is made of; small enough to be sent to every process of a run."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from raysb.history.ring import LossRing
 from raysb.losses import CrossEntropy
-from raysb.schema import LOSS, Batch, Source
+from raysb.schema import ID, LOSS, Batch, Indexed, Source
 from raysb.scoring.agreement import Audits
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits, limits_for
@@ -31,6 +33,7 @@ from raysb.training.reading import Reading
 # Batches in a pool that is not scored: a block's price is paid once for all. Of few rows it is
 # less, since workers differ by one pool at the end, which the last steps are padded for.
 TRANSPORT_BATCHES = 16
+_SAMPLED = 64  # ids from either end of the data
 
 
 def losses_of(data: Data) -> IrreducibleLosses | None:
@@ -210,7 +213,21 @@ class StreamSpec:
             "pool_rows": self.pool_rows(batch_size),
             "seed": self.seed,
             "score": self.by.name if self.scored else None,
+            "selector": repr(self.selector) if self.selector.preselects else None,
+            "ids": self._some_ids(),
         }
+
+    def _some_ids(self) -> str:
+        """A digest of the first and the last ids, by which other data are noticed."""
+        source, count = self.source, min(_SAMPLED, self.source.num_rows)
+        digest = hashlib.sha256()
+        for start in (0, source.num_rows - count):
+            if isinstance(source, Indexed):
+                ids = source.index(None, start, start + count)
+            else:
+                ids = source.read(None, start, start + count)[ID].astype(np.int64)
+            digest.update(ids.tobytes())
+        return digest.hexdigest()[:16]
 
     def check_identity(self, saved: Mapping[str, Any], batch_size: int) -> None:
         """Refuse a checkpoint whose pools are other ones.
@@ -224,6 +241,8 @@ class StreamSpec:
             "pool_rows": "scoring.batch_size" if self.scored else "train.batch_size",
             "seed": "run.seed",
             "score": "selector.kind or scoring.score",
+            "selector": "selector.*",
+            "ids": "data.train",
         }
         for name, key in keys.items():
             if saved[name] != mine[name]:

@@ -103,5 +103,4 @@ def test_gains_are_ratios_of_parameters_and_of_operations() -> None:
     sizes = [sum(p.numel() for p in model.parameters()) for model in (parent, small)]
     assert found.parameters == sizes[0] / sizes[1]
     assert found.macs == operations(parent) / operations(small)
-    assert len(found.seconds) == 3
-    assert min(found.seconds) > 0
+    assert found.seconds > 0

@@ -28,7 +28,7 @@ from raysb.training import checkpoint
 
 REFUSED = (
     *(ValueError, OSError, RuntimeError, EOFError, KeyError, TypeError),
-    *(pickle.UnpicklingError, SafetensorError),
+    *(pickle.UnpicklingError, SafetensorError, RunDirectoryError),
 )
 CHECKPOINT = Path("checkpoint_000000007")
 

@@ -151,3 +151,19 @@ def test_a_full_disk_leaves_the_checkpoints_there_are(tmp_path, monkeypatch) -> 
 
 def test_the_names_are_those_that_a_run_directory_knows() -> None:
     assert checkpoints.CHECKPOINT == directory.CHECKPOINT
+
+
+def test_the_one_just_written_stays_and_later_ones_of_an_undone_past_go(store) -> None:
+    one = Checkpoints(folder=store.folder, keep=1)
+    one.save(4, score=0.1, **parts(4.0))
+    one.save(8, **parts(8.0))
+    one.save(6, **parts(6.0))  # after a resume from step 4
+    assert [entry.step for entry in one.entries()] == [4, 6]
+
+
+def test_a_damaged_best_is_no_best(tmp_path) -> None:
+    store = Checkpoints(folder=str(tmp_path), keep=3)
+    for step, score in ((1, 0.1), (2, 0.3)):
+        store.save(step, score=score, **parts())
+    (tmp_path / "checkpoint_000000001" / "train.pt").write_bytes(b"")
+    assert store.best().step == 2

@@ -164,7 +164,7 @@ def test_tied_weights_are_averaged_once_and_stay_tied(tmp_path) -> None:
         model[0].weight += 1.0
     average.update(model)
     torch.testing.assert_close(average.module[1].weight.detach(), plain + 0.5)
-    learner = {**average.state_dict(), "base_lrs": [1.0]}
+    learner = {**average.state_dict(), "kind": "SGD"}
     checkpoint.save(tmp_path, model=model, learner=learner, stream={}, history=None)
     again = Average(tied(), 0.5)
     again.load_state_dict(checkpoint.load(tmp_path, model=tied())["learner"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from raysb.errors import ModelError
 from raysb.schema import ID, POOL, PROBABILITY, WEIGHT
 from raysb.scoring.settings import Scoring
 from raysb.selection import Uniform
@@ -147,7 +148,7 @@ def test_a_learner_goes_on_where_its_state_was_taken() -> None:
     learn(learner, factors=[0.1] * 10)  # the present rate is not the base rate
     second = TASK.build(1)
     second.load_state_dict(first.state_dict())
-    other = Learner(TASK, second, torch.optim.SGD(second.parameters(), lr=77.0, momentum=0.5))
+    other = Learner(TASK, second, sgd(second))
     other.load_state_dict(copy.deepcopy(learner.state_dict()))
     assert other.base_lrs == [0.05]
     torch.manual_seed(8)
@@ -155,3 +156,27 @@ def test_a_learner_goes_on_where_its_state_was_taken() -> None:
     torch.manual_seed(8)
     learn(other)
     same(first, second, **EXACT)
+
+
+def test_settings_that_are_others_now_win_over_those_of_the_state() -> None:
+    first = TASK.build(0)
+    learner = Learner(TASK, first, torch.optim.SGD(first.parameters(), lr=0.1, momentum=0.9))
+    learn(learner, factors=[0.5] * 10)
+    second = TASK.build(1)
+    changed = torch.optim.SGD(second.parameters(), lr=7.0, momentum=0.9, weight_decay=0.25)
+    other = Learner(TASK, second, changed)
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    assert other.base_lrs == [7.0]
+    [group] = changed.param_groups
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 0.25)
+    for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
+        held = changed.state[mine]["momentum_buffer"]
+        torch.testing.assert_close(held, learner.optimizer.state[theirs]["momentum_buffer"])
+
+
+def test_the_state_of_another_optimizer_is_refused_by_name() -> None:
+    model = TASK.build(0)
+    learner = Learner(TASK, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    other = Learner(TASK, model, torch.optim.Adam(model.parameters(), lr=0.1))
+    with pytest.raises(ModelError, match=r"SGD .* this one Adam"):
+        other.load_state_dict(learner.state_dict())
