@@ -28,6 +28,7 @@ MOVING = {
         ({"reserved": {12: 40, 13: 40}}, "wait for the scorers, which hold pools 12, 13"),
         ({}, "scorers wait for the readers: nobody asks for pool 12"),
         ({"asleep": {"admit": [], "grant": [12]}}, "pool 12 waits for leave"),
+        ({"asleep": {"admit": [12], "grant": []}}, "pool 12 waits for leave"),
     ],
 )
 def test_the_stage_that_others_wait_for_is_named(seen, said) -> None:
@@ -68,11 +69,12 @@ def test_a_stall_is_told_once_and_again_after_something_moved(tmp_path) -> None:
         assert "step 8" in looker.told[1]
 
 
-def test_what_moves_is_not_told_of(tmp_path) -> None:
+@pytest.mark.parametrize("what", ["step", "generation", "oldest_unscored"])
+def test_what_moves_is_not_told_of(tmp_path, what) -> None:
     looker = Looker()
     with watched(looker.look, limit_s=1.0, tell=looker.tell, stacks=tmp_path):
-        for step in range(15):
-            looker.progress = MOVING | {"step": step}
+        for number in range(15):
+            looker.progress = MOVING | {what: number}
             time.sleep(0.1)
     assert looker.told == []
 

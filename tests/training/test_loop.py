@@ -154,6 +154,15 @@ def test_a_resumed_run_evaluates_only_the_epochs_that_it_ends() -> None:
     assert [epoch for _, epoch, _ in seen.kinds("epoch")] == [2, 3]
 
 
+def test_what_was_evaluated_before_the_checkpoint_is_not_evaluated_again() -> None:
+    for evaluated_at, times in ((16, 0), (12, 1)):
+        stream = Given([0] * 8)
+        stream.cursor, stream.num_steps = Cursor(8), 16
+        resumed = {"epoch": 2, "evaluated_at": evaluated_at}
+        seen = Seen([0] * 8, Evaluation(every=4), stream=stream, resumed=resumed)
+        assert len([call for call in seen.calls if call[0] == "eval"]) == times
+
+
 def test_evaluations_every_so_many_steps_and_one_at_the_end() -> None:
     seen = Seen([10] * 8, Evaluation(every=6))
     assert seen.kinds("epoch", "eval") == [("eval", 0, 6), ("eval", 1, 12), ("eval", 1, 16)]
