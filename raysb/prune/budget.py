@@ -33,7 +33,7 @@ def plan_for_budget(
     *,
     keep: Mapping[str, int] | None = None,
     round_to: int = 1,
-    reduction: Reduction = "mean",
+    reduction: Reduction = "sum",
     normalize: bool = True,
 ) -> PruningPlan:
     """Remove channels until a cost is at most a share of what it is.
@@ -45,7 +45,8 @@ def plan_for_budget(
         share: Of the cost of the whole net that may remain, in (0, 1).
         keep: Layers whose number of channels is given; they count, and are not touched further.
         round_to: What stays of a group that loses channels is a multiple of this.
-        reduction: As of `make_plan`.
+        reduction: Of the importance of coupled layers: their sum, since what a channel of several
+            layers saves is the sum of what each saves, too.
         normalize: As of `make_plan`.
 
     Raises:

@@ -16,7 +16,7 @@ def full_float32() -> Iterator[None]:
     # torch's newer names: reading the older ones (`allow_tf32`, `cudnn.flags`) raises an error
     # where somebody has set one of these. The first stands for all that were not set by themselves
     cudnn: Any = torch.backends.cudnn
-    switches = [cudnn, cudnn.conv, torch.backends.cuda.matmul]
+    switches = [cudnn, cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
     changed: list[tuple[Any, str]] = []
     try:
         for switch in switches:

@@ -114,7 +114,7 @@ def check_complete(run: Path) -> dict[str, Any]:
     """A run that ended in order has all its files, and they agree; returns its last line."""
     end = read_metrics(run)[-1]
     checkpoint = checkpoint_of(run)
-    state = json.loads((checkpoint / "stream.json").read_text())["stream"]
+    state = json.loads((checkpoint / "stream.json").read_text())["stream"]["counters"]
     assert (end["kind"], end["stopped_by"]) == ("end", "interrupted")
     assert 0 < end["step"] == state["num_steps"]
     assert end["num_backpropped"] == state["num_backpropped"]
