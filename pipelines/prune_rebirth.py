@@ -39,6 +39,7 @@ def mnist() -> nn.Module:
     return nn.Sequential(*sum(convs, ()), nn.Flatten(), *sum(linears, ()), nn.Linear(256, 10))
 
 
+LOSSES = ("fisher", "taylor", "obd", "obs")  # changes of the loss: comparable between layers
 CONVS = ((1, 16), (16, 32), (32, 32))
 NETS = {"mnist": mnist, "resnet20": partial(ResNet, 3, 10, blocks=(3, 3, 3), width=16)}
 
@@ -122,14 +123,12 @@ if __name__ == "__main__":
     predict, measure = partial(classes, task, rows), partial(Measure, part=given.record or "-")
     error = lambda model: 100 * float((predict(model) != labels).float().mean())  # noqa: E731
     measures = [measure(name="parent: test error [%]", values=[error(parent)])]
-    amount = (
-        {"budget": ("macs", given.macs)}
-        if given.macs
-        else {"amount": given.amount, "scope": "layer"}
-    )
+    share = {"amount": given.amount, "scope": "layer"}
+    share = {"budget": ("macs", given.macs)} if given.macs else share
     train = partial(trained, given, raysb.SelectiveBackprop(), given.lr / 10, given.epochs)
     for name in given.criteria.split(",") if given.criteria else ["none", *CRITERIA]:
-        wanted = Wanted(criterion="l1" if name == "none" else name, **amount)
+        how = {"criterion": "l1" if name == "none" else name, "normalize": name not in LOSSES}
+        wanted = Wanted(repair=True, **how, **share)
         smaller = lambda model, wanted=wanted: prune_model(model, task, batches, wanted).module  # noqa: E731
         bounds = {"rounds": given.rounds, "agreement": given.agreement}
         cut = deepcopy if name == "none" else smaller

@@ -144,9 +144,11 @@ class Supervisor:
             run_config=self._run_config,
         )
         with watching(stream, work.log, self._recorder), self._watched(stream):
-            result = _fit(trainer, stream)
-            self._nonfinite = stream.ledger.nonfinite()
-        return result
+            try:
+                return _fit(trainer, stream)
+            finally:  # an error may name the list
+                with suppress(ray.exceptions.RayActorError):
+                    self._nonfinite = stream.ledger.nonfinite()
 
     def _watched(self, stream: Any) -> AbstractContextManager[None]:
         job = self._job
