@@ -104,6 +104,7 @@ def record(measures: list[Measure], context: dict, part: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     numbers = {"rounds": 3, "epochs": 1, "amount": 0.3, "macs": 0.0, "agreement": 0.95, "lr": 0.05}
+    numbers["round_to"] = 1
     texts = dict.fromkeys(("data", "parent", "criteria", "record"), "") | {"net": "mnist"}
     for name, default in (texts | numbers).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
@@ -125,6 +126,7 @@ if __name__ == "__main__":
     measures = [measure(name="parent: test error [%]", values=[error(parent)])]
     share = {"amount": given.amount, "scope": "layer"}
     share = {"budget": ("macs", given.macs)} if given.macs else share
+    share["round_to"] = given.round_to
     train = partial(trained, given, raysb.SelectiveBackprop(), given.lr / 10, given.epochs)
     for name in given.criteria.split(",") if given.criteria else ["none", *CRITERIA]:
         how = {"criterion": "l1" if name == "none" else name, "normalize": name not in LOSSES}

@@ -30,7 +30,7 @@ raysb.load_model and every other command take like that of any run.
                         mean, std, apoz, entropy, obd, obs, snip, random, or package.module:Class
   --scope layer         take the amount from each layer; default: global, all channels in one order
   --raw                 compare layers by importance as it is, not divided by each layer's norm
-  --round-to N          channels that stay of a layer are a multiple of N, where it has so many
+  --round-to N          channels that stay of a layer are the nearest multiple of N, or all
   --protect NAME,...    layers that keep their outputs, by name or pattern: stem,stages.0.*
   --repair              fit the next layers to the outputs that they had, by least squares
   --rows N              training rows for statistics and repair (default: 1024)

@@ -18,7 +18,7 @@ import runs
 from runs import Case, run, run_locally
 
 ray.cloudpickle.register_pickle_by_value(runs)
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STRATEGIES = {
     "ddp": {"strategy": "ddp", "accumulate": 4},

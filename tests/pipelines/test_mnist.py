@@ -30,6 +30,7 @@ def test_stages_and_replicas_train_as_the_plain_net_and_show_loss_and_accuracy(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_train_the_classic_net(ray_cluster, tmp_path, capsys) -> None:
     words = ["--epochs", "1", "--out", str(tmp_path / "ddp"), "data.train=digits"]
     words += ["model.args.side=8", "train.max_steps=4"]

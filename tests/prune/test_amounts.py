@@ -96,14 +96,21 @@ def test_keep_says_exactly_how_many_channels_stay() -> None:
 
 
 @pytest.mark.parametrize("round_to", [2, 4, 8])
-def test_what_stays_is_a_multiple_rounded_up(round_to) -> None:
+@pytest.mark.parametrize("amount", [0.2, 0.4, 0.7])
+def test_what_stays_is_the_nearest_multiple_or_all(round_to, amount) -> None:
     _, graph, importance = traced(Plain)
-    plan = make_plan(graph, importance, 0.7, scope="layer", round_to=round_to)
-    for name, size in (("conv1", 8), ("conv2", 12), ("fc1", 16)):
-        left = len(plan.modules[name].outputs) if name in plan.modules else size
-        exact = size - round(0.7 * size)
-        wanted = -(-exact // round_to) * round_to
-        assert left == (wanted if wanted <= size else size)
+    sizes = {"conv1": 8, "conv2": 12, "fc1": 16}
+    wanted = {}
+    for name, size in sizes.items():
+        levels = np.array([*range(round_to, size, round_to), size])[::-1]
+        wanted[name] = levels[np.abs(levels - (size - round(amount * size))).argmin()]
+    if wanted == sizes:
+        with pytest.raises(ValueError, match="nothing would change"):
+            make_plan(graph, importance, amount, scope="layer", round_to=round_to)
+        return
+    plan = make_plan(graph, importance, amount, scope="layer", round_to=round_to)
+    left = {n: len(plan.modules[n].outputs) if n in plan.modules else sizes[n] for n in sizes}
+    assert left == wanted
 
 
 def test_every_group_of_a_group_norm_keeps_as_many_channels() -> None:

@@ -248,6 +248,7 @@ def test_losses_of_training_steps_are_not_mixed_with_a_proxys(tmp_path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_on_ray_the_fallback_is_that_of_one_process_for_any_number_of_scorers(
     ray_cluster, tmp_path
 ) -> None:

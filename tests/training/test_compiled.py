@@ -24,6 +24,8 @@ from raysb.training.compiled import compiled
 from raysb.training.settings import Evaluation, Training
 from raysb.training.spec import StreamSpec
 
+pytestmark = pytest.mark.slow
+
 ROWS, B = 150, 16  # selected rows never fill the last batch
 
 
