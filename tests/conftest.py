@@ -6,6 +6,14 @@ from typing import Any
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything that starts Ray goes to one process of pytest-xdist: clusters get in each
+    other's way (`Found multiple active Ray instances`)."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Sums of floats depend on the number of threads; tests compare them to the bit."""

@@ -92,7 +92,7 @@ OTHERS = By(LOADERS, "test_other_libraries_train_with_the_loader_and_are_skipped
 TABLE: dict[str, Run | By] = {
     # what installs is run on a fresh machine
     INSTALL + "'.[demo]' && .venv/bin/raysb train": By("tests/test_readme.py", "test_a_command"),
-    INSTALL + "'.[demo,images,dev]' && .venv/bin/pytest -q": CI,
+    INSTALL + "'.[demo,images,dev]' && .venv/bin/pytest -q -n 2 --dist loadgroup": CI,
     INSTALL.replace("-q ", "") + "-e '.[demo,images,dev]'": CI,
     '.venv/bin/pytest -m "not ray and not slow and not gpu"': CI,
     ".venv/bin/pytest": CI,
