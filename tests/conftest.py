@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything that starts Ray goes to one process of pytest-xdist: clusters get in each
     other's way (`Found multiple active Ray instances`)."""
