@@ -19,19 +19,20 @@ from raysb.errors import DataError
 from raysb.schema import ID, Batch, Ids, Source, take
 from raysb.source.arrays import ArraySource
 from raysb.source.columns import as_ragged, to_numpy
-from raysb.source.formats import SAMPLE, Place, decode_columns, find_formats
+from raysb.source.decoded import DecodedSource
+from raysb.source.formats import SAMPLE, find_formats
 from raysb.source.grouped import GroupedSource
 from raysb.source.settings import Data
 from raysb.source.split import Part
 from raysb.source.table import (
     FILE_SHIFT,
+    PLACE,
     as_ids,
     check_columns,
     duplicate_error,
     first_duplicate,
 )
 
-_PLACE = "__place__"
 _MAX_CHECKED = 5_000_000
 
 
@@ -81,7 +82,7 @@ class _Blocks:
         for part in self.parts:
             keep &= part.keep(ids)
         rows = np.flatnonzero(keep) if self.parts else slice(None)
-        return take({**batch, _PLACE: places, ID: ids}, rows)
+        return take({**batch, PLACE: places, ID: ids}, rows)
 
     def facts(self, want_ids: bool) -> list[_Facts]:
         """Look at every block where it lies."""
@@ -91,7 +92,7 @@ class _Blocks:
         )
 
 
-class DatasetSource:
+class DatasetSource(DecodedSource):
     """A `Source` over a `ray.data.Dataset`, which is materialised once.
 
     Blocks are permuted every epoch and rows shuffled within windows of `data.shuffle_window` of
@@ -139,27 +140,8 @@ class DatasetSource:
             sample,
             inputs=data.inputs,
             image_size=data.image_size,
-            place=_placed(sample[_PLACE]),
+            place=self._placed(sample[PLACE]),
         )
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in one epoch."""
-        return self._rows.num_rows
-
-    def read(self, epoch: int | None, start: int, stop: int) -> Batch:
-        """Rows [start, stop) of the epoch's order, decoded; `None` is the order of the blocks."""
-        return self._decoded(self._rows.read(epoch, start, stop))
-
-    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
-        """Ids of the rows [start, stop) of the epoch's order. int64 [stop - start]"""
-        return self._rows.index(epoch, start, stop)
-
-    def read_some(
-        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
-    ) -> Batch:
-        """The rows at some positions of [start, stop); no other is decoded."""
-        return self._decoded(self._rows.read_some(epoch, start, stop, rows))
 
     def restrict(self, part: Part) -> Self:
         """The rows of one part of a split by id."""
@@ -180,8 +162,8 @@ class DatasetSource:
                 return f"block {block} row {rows[0]}"
         return "no row"
 
-    def _decoded(self, batch: Batch) -> Batch:
-        return decode_columns(batch, self._formats, _placed(batch.pop(_PLACE)))
+    def _words(self, place: int) -> str:
+        return _words(place)
 
     def _set_rows(self, facts: list[_Facts]) -> None:
         rows = [fact.rows for fact in facts]
@@ -289,10 +271,6 @@ def _column(table: pa.Table, name: str, block: int) -> npt.NDArray[np.generic]:
     if isinstance(column.type, pa.ExtensionType):
         return np.asarray(BlockAccessor.for_block(table).to_numpy(name))
     return to_numpy(column, f"block {block}, column {name!r}")
-
-
-def _placed(places: npt.NDArray[np.generic]) -> Place:
-    return lambda row: _words(int(places[row]))
 
 
 def _words(place: int) -> str:

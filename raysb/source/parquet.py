@@ -9,22 +9,21 @@ import json
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysb.schema import Batch, Ids
+from raysb.source.decoded import DecodedSource
 from raysb.source.files import Paths
 from raysb.source.footer import DAMAGED, told
-from raysb.source.formats import SAMPLE, Formats, Place, decode_columns, find_formats
+from raysb.source.formats import SAMPLE, Formats, find_formats
 from raysb.source.grouped import GroupedSource
-from raysb.source.rowgroups import PLACE, RowGroups, open_row_groups
+from raysb.source.rowgroups import RowGroups, open_row_groups
 from raysb.source.settings import Data
 from raysb.source.split import Part
+from raysb.source.table import PLACE
 
 
-class ParquetSource:
+class ParquetSource(DecodedSource):
     """A `Source` over parquet files.
 
     It pickles as paths and numbers, some 32 bytes per row group, so that other processes may read.
@@ -58,28 +57,9 @@ class ParquetSource:
         self._formats = self._find_formats(footers[0].schema.to_arrow_schema(), data)
 
     @property
-    def num_rows(self) -> int:
-        """Rows in one epoch."""
-        return self._rows.num_rows
-
-    @property
     def files(self) -> list[str]:
         """Paths of the files, in the order that numbers them."""
         return list(self._groups.files)
-
-    def read(self, epoch: int | None, start: int, stop: int) -> Batch:
-        """Rows [start, stop) of the epoch's order, decoded; `None` is the order of the files."""
-        return self._decoded(self._rows.read(epoch, start, stop))
-
-    def index(self, epoch: int | None, start: int, stop: int) -> Ids:
-        """Ids of the rows [start, stop) of the epoch's order. int64 [stop - start]"""
-        return self._rows.index(epoch, start, stop)
-
-    def read_some(
-        self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64]
-    ) -> Batch:
-        """The rows at some positions of [start, stop); no other is decoded."""
-        return self._decoded(self._rows.read_some(epoch, start, stop, rows))
 
     def restrict(self, part: Part) -> Self:
         """The rows of one part of a split by id; reads the id column once to count them.
@@ -101,14 +81,11 @@ class ParquetSource:
         """File and row of the first row with this value in an integer column."""
         return self._groups.find(column, value)
 
-    def _decoded(self, batch: Batch) -> Batch:
-        return decode_columns(batch, self._formats, self._place(batch.pop(PLACE)))
-
     def _grouped(self, groups: RowGroups, rows: list[int]) -> GroupedSource:
         return GroupedSource(rows, groups.load, seed=self._seed, window=self._window)
 
-    def _place(self, places: npt.NDArray[np.generic]) -> Place:
-        return lambda row: self._groups.place(int(places[row]))
+    def _words(self, place: int) -> str:
+        return self._groups.place(place)
 
     def _find_formats(self, schema: pa.Schema, data: Data) -> Formats:
         sample = self._rows.read(None, 0, min(SAMPLE, self.num_rows))
@@ -116,7 +93,7 @@ class ParquetSource:
             sample,
             inputs=data.inputs,
             image_size=data.image_size,
-            place=self._place(sample[PLACE]),
+            place=self._placed(sample[PLACE]),
             metadata={name: _metadata(schema, name) for name in data.inputs},
         )
 

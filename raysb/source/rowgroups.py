@@ -20,13 +20,13 @@ from raysb.source.footer import DAMAGED, check_plain, open_parquet, read_footer,
 from raysb.source.split import Part
 from raysb.source.table import (
     FILE_SHIFT,
+    PLACE,
     as_ids,
     check_columns,
     duplicate_error,
     first_duplicate,
 )
 
-PLACE = "__place__"  # file << 40 | row: carried beside the rows so that an error can name them
 _MAX_CHECKED = 5_000_000  # ids looked through for duplicates: 40 MB and under 2 s
 _THREADS = 16  # footers of many files on a remote store are read side by side
 

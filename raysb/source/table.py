@@ -11,6 +11,7 @@ from raysb.source.settings import nearest
 from raysb.source.split import Part
 
 FILE_SHIFT = 40  # a row without an id gets file << 40 | row: 8 million files of 10^12 rows
+PLACE = "__place__"  # column of file << FILE_SHIFT | row, so that an error can name them
 
 
 class Table(Source, Protocol):

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from raysb.errors import DataError
-from raysb.source.rowgroups import PLACE, open_row_groups
-from raysb.source.table import FILE_SHIFT
+from raysb.source.rowgroups import open_row_groups
+from raysb.source.table import FILE_SHIFT, PLACE
 
 Write = Callable[..., str]
 
