@@ -34,7 +34,7 @@ COLUMNS = (  # name in a cell, heading, factor, digits
     ("mean_age_steps", "mean age [steps]", 1, 1),
     ("max_age_steps", "max age [steps]", 1, 0),
 )
-EXPECTED = Path(__file__).parents[1] / "records" / "frontier_expected.md"
+RECORDS = Path(__file__).parents[1] / "records"
 NOTE = f"""\
 Ratios are to uniform training at the error that it has at the budget named, on frontiers that are
 the mean over seeds, made to fall, and linear between budgets; below 1 the method is cheaper. In
@@ -42,8 +42,8 @@ brackets the {LEVEL:.0%} bootstrap interval over paired seeds. `never`: not reac
 budget. A method that is better at its smallest budget already counts with that budget, so its ratio
 is an upper bound. `-`: not finished."""
 WALL = """\
-Wall time to equal error against uniform training on all cores, the scorers' included: - (measured
-apart, on Ray; cost counts neither selection nor idle scorers)."""
+Cost counts neither selection nor idle scorers. Wall time against uniform training on all cores, the
+scorers' included, is measured apart, on Ray: `frontier_wall.py`."""
 
 
 def report(plan: Plan, ratio: dict[str, float], out: Path, *, name: str, quick: bool) -> list[Path]:
@@ -65,7 +65,7 @@ def report(plan: Plan, ratio: dict[str, float], out: Path, *, name: str, quick: 
     }
     paths = [out / f"{stem}.{suffix}" for suffix in ("json", "md", "png")]
     paths[0].write_text(json.dumps(record, indent=1) + "\n")
-    paths[1].write_text(page(plan, record, stem))
+    paths[1].write_text(page(plan, record, name, stem))
     draw(plan, paths[2])
     return paths
 
@@ -111,7 +111,7 @@ def _ratio_json(line: dict[str, Any]) -> dict[str, Any]:
     return {**line, "cost": numbers(line["cost"]), "rows": numbers(line["rows"])}
 
 
-def page(plan: Plan, record: dict[str, Any], stem: str) -> str:
+def page(plan: Plan, record: dict[str, Any], name: str, stem: str) -> str:
     """The record for people."""
     where = record["hardware"]
     measured = record["measured"]
@@ -129,7 +129,7 @@ def page(plan: Plan, record: dict[str, Any], stem: str) -> str:
         f"![error against cost]({stem}.png)",
         "## Ratios at equal error",
         NOTE,
-        _ratio_table(plan),
+        _ratio_table(plan, name),
         WALL,
         "## Means over seeds",
         *(f"### {regime}\n\n{_cell_table(plan, regime)}" for regime in plan.regimes),
@@ -139,8 +139,8 @@ def page(plan: Plan, record: dict[str, Any], stem: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _ratio_table(plan: Plan) -> str:
-    expected = {} if plan.setup.limit or not plan.setup.data else read_expected()
+def _ratio_table(plan: Plan, name: str) -> str:
+    expected = {} if plan.setup.limit or not plan.setup.data else read_expected(name)
     head = ("regime", "method", "at uniform's cost", "its error %", "cost ratio", "rows ratio")
     rows = []
     for line in comparisons(plan):
@@ -160,9 +160,9 @@ def _ratio_table(plan: Plan) -> str:
     return _table((*head, "seeds"), rows)
 
 
-def read_expected(path: Path = EXPECTED) -> dict[tuple[str, str, str], tuple[str, str]]:
-    """What was written down before the first run, by regime, method and budget of uniform."""
-    found = {}
+def read_expected(name: str) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """What was written down before the runs of a record, by regime, method, budget of uniform."""
+    found, path = {}, RECORDS / f"{name}_expected.md"
     for line in path.read_text().splitlines() if path.is_file() else []:
         words = [word.strip() for word in line.strip("|").split("|")]
         if line.startswith("|") and len(words) == 5:

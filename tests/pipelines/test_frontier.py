@@ -322,7 +322,7 @@ def test_the_learning_rate_is_flat_then_linear_to_zero(load):
 
 
 def test_expected_figures_are_there_for_every_line_of_the_headline(load):
-    expected = load("frontier_report").read_expected()
+    expected = load("frontier_report").read_expected("frontier")
     main = load("frontier")
     for regime in main.HEADLINE_REGIMES:
         for method in main.HEADLINE[1:]:
