@@ -31,6 +31,7 @@ from frontier_rows import NUM_CLASSES, load, test_rows
 from ray.train import RunConfig
 
 from raysb import Data, Scoring, SelectiveTrainer, Training, losses
+from raysb.job import Silent
 from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 
@@ -54,7 +55,7 @@ def run(
     workers = max(cores - 1, 1) if selector.needs_scores else cores
     starts: list[float] = []
 
-    class Clock:
+    class Clock(Silent):
         def phase(self, name: str) -> None:
             if name == "first batch":
                 starts.append(time.monotonic())
