@@ -3,8 +3,8 @@
     python pipelines/lowest_k_speed.py      # 2 minutes of CPU; writes pipelines/records/
 
 Not for its batch norm. On the graph of the full batch any share s costs .98 to 1.02 of a full step
-f + b. Scored, gathered and forwarded again it is f + s(f + b) with f = .26 to .34: at s = .6 .86 to
-.94, measured .71 to .99 (batch, group norm: DenseNet .76 .71, ResNet .94 .99; medians, n=15)
+f + b. Scored, gathered and forwarded again: f + s(f + b) with f = .26 to .34, at s = .6 .86 to .94;
+measured (batch, group norm): DenseNet .76 .71, ResNet .94 .99; n=15, medians +-.12, an AMD EPYC
 """
 
 import random

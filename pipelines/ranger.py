@@ -2,10 +2,10 @@
 
     python pipelines/ranger.py [--mnist FOLDER] [--cifar10 FOLDER] [--epochs 1] [--record NAME]
 
-`cnn` of 16, 32, 64 channels on all rows, batch 64, the rate flat for 75 %, then a cosine; the rest
-as each class has it. The rate with the best test error on seed 0; then seeds 1 to 3, medians after
-one epoch, which says nothing of long runs: CIFAR-10 Ranger 38.2 % (37.0 to 38.7), RAdam 43.4, AdamW
-43.9, SGD 46.7; MNIST no gain, 1.22, 1.19, 1.26, 1.37. FOLDER: train and test.parquet; else mnist5k.
+`cnn` of 16, 32, 64 channels on all rows, batch 64, the rate flat for 75 %, then a cosine. The rate
+with the least error on seed 0, then seeds 1 to 3; medians after one epoch, long runs not measured:
+CIFAR-10 Ranger 38.2 %, RAdam 43.4, AdamW 43.9, SGD 46.7, each +-1.3; MNIST no gain, 1.22, 1.19,
+1.26, 1.37, +-.17. On an AMD EPYC. FOLDER: train.parquet and test.parquet; without one mnist5k.
 """
 
 import argparse

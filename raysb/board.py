@@ -5,11 +5,17 @@ worker finds its split of the stream here, and the driver the lines of metrics.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
+from uuid import uuid4
 
 import ray
 
 from raysb.placement import beside_driver
+
+_UNDER_WAY = 100  # lines; what was sent before them has long come
 
 
 class BoardState:
@@ -18,6 +24,10 @@ class BoardState:
     def __init__(self) -> None:
         self._values: dict[str, tuple[int, Any]] = {}
         self._lines: dict[str, list[Any]] = {}
+        self._early: dict[tuple[str, str], dict[int, Any]] = {}  # by log and sender
+        self._due: dict[tuple[str, str], int] = {}  # number of the sender's next line
+        self._appended: dict[str, int] = {}
+        self._taken: dict[str, int] = {}
         self._changed = asyncio.Condition()
 
     async def put(self, name: str, version: int, value: Any) -> None:
@@ -40,13 +50,43 @@ class BoardState:
         """Version of a value, -1 where there is none."""
         return self._values.get(name, (-1, None))[0]
 
-    async def append(self, name: str, line: Any) -> None:
-        """Add a line to a log that somebody drains."""
-        self._lines.setdefault(name, []).append(line)
+    async def append(self, name: str, sender: str, number: int, line: Any) -> None:
+        """Add a line to a log that somebody drains, after the sender's lines of lower numbers.
 
-    async def drain(self, name: str) -> list[Any]:
-        """Take all lines of a log."""
+        Ray begins the calls of an asynchronous actor in any order.
+        """
+        early = self._early.setdefault((name, sender), {})
+        early[number] = line
+        due = self._due.get((name, sender), 0)
+        while due in early:
+            self._lines.setdefault(name, []).append(early.pop(due))
+            due += 1
+        self._due[name, sender] = due
+        self._appended[name] = self._appended.get(name, 0) + 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def drain(self, name: str, wait_s: float) -> list[Any]:
+        """Take all lines of a log, waiting a while for the first."""
+        await self._until(lambda: bool(self._lines.get(name)), wait_s)
         return self._lines.pop(name, [])
+
+    async def done(self, name: str, count: int) -> None:
+        """Note that so many more lines are where they belong."""
+        self._taken[name] = self._taken.get(name, 0) + count
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def flush(self, name: str, limit_s: float) -> bool:
+        """Wait until all lines that are in a log now are where they belong."""
+        wanted = self._appended.get(name, 0)
+        return await self._until(lambda: self._taken.get(name, 0) >= wanted, limit_s)
+
+    async def _until(self, condition: Callable[[], bool], limit_s: float) -> bool:
+        with suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(limit_s), self._changed:
+                await self._changed.wait_for(condition)
+        return condition()
 
 
 class Board:
@@ -58,6 +98,9 @@ class Board:
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+        self._sender = uuid4().hex
+        self._numbers: dict[str, int] = {}
+        self._sent: deque[Any] = deque(maxlen=_UNDER_WAY)
 
     @classmethod
     def start(cls) -> "Board":
@@ -66,9 +109,21 @@ class Board:
         options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": beside_driver()}
         return cls(actor.options(**options).remote())
 
-    def put(self, name: str, version: int, value: Any) -> None:
-        """Replace a value, without waiting: who needs this version waits in `get`."""
-        self._actor.put.remote(name, version, value)
+    def __reduce__(self) -> tuple[type["Board"], tuple[Any]]:
+        return Board, (self._actor,)  # lines under way stay with the process that sent them
+
+    def put(self, name: str, version: int, value: Any, *, wait: bool = False) -> None:
+        """Replace a value, without waiting: who needs this version waits in `get`.
+
+        Args:
+            name: Of the value.
+            version: An older one than is held changes nothing.
+            value: Whatever Ray can pass.
+            wait: Return when it is there.
+        """
+        put = self._actor.put.remote(name, version, value)
+        if wait:
+            ray.get(put)
 
     def get(self, name: str, at_least: int = 0) -> tuple[int, Any]:
         """Return (version, value), waiting for a version of at least `at_least`."""
@@ -83,9 +138,21 @@ class Board:
         self.version("")
 
     def append(self, name: str, line: Any) -> None:
-        """Add a line to a log, without waiting."""
-        self._actor.append.remote(name, line)
+        """Add a line to a log, without waiting; lines of one process keep their order."""
+        number = self._numbers.get(name, 0)
+        self._numbers[name] = number + 1
+        self._sent.append(self._actor.append.remote(name, self._sender, number, line))
 
-    def drain(self, name: str) -> list[Any]:
-        """Take all lines of a log."""
-        return cast(list[Any], ray.get(self._actor.drain.remote(name)))
+    def drain(self, name: str, wait_s: float = 0.0) -> list[Any]:
+        """Take all lines of a log, where there are none after a wait; tell of them by `done`."""
+        return cast(list[Any], ray.get(self._actor.drain.remote(name, wait_s)))
+
+    def done(self, name: str, count: int) -> None:
+        """Tell that so many lines of a log are written: who waits in `flush` goes on."""
+        self._actor.done.remote(name, count)
+
+    def flush(self, name: str, limit_s: float) -> bool:
+        """Wait until the lines appended here so far are written; whether they are, by then."""
+        while self._sent:  # else `flush` might come before them
+            ray.get(self._sent.popleft())
+        return cast(bool, ray.get(self._actor.flush.remote(name, limit_s)))

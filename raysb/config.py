@@ -289,7 +289,8 @@ def _assign(values: dict[str, tuple[Any, Given]], given: Iterable[Given], kind: 
         else:
             value = convert(each, setting.hint)
             again = before is not None and before[1].origin == each.origin == COMMAND_LINE
-            if before and again and isinstance(value, tuple):
+            grows = isinstance(value, tuple) and "list of" in type_name(setting.hint)
+            if before and again and grows:
                 value = (*(before[0] or ()), *value)  # `--data.inputs a --data.inputs b`
         values[setting.key] = (value, each)
 

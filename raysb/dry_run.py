@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from raysb.job import TrainingJob
 from raysb.layout import size
 from raysb.local import LocalStream
 from raysb.needs import needs_of
-from raysb.optim.registry import build_optimizer
+from raysb.placement import range_text
 from raysb.prepare import prepare
 from raysb.schema import CORRECT, ID, LOSS, POOL, Batch, Source, num_rows
 from raysb.scoring.forward import Scores
@@ -40,7 +40,9 @@ from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
 from raysb.training.generators import rng_state, set_rng_state
 from raysb.training.learner import Learner
+from raysb.training.parallel import devices_of
 from raysb.training.schedule import Budget
+from raysb.training.strategies import PIPELINE, in_one_process
 
 WIDTH = 100
 HEADER = f"{'stage':<11}{'seconds':>8}{'bytes':>10}  what"
@@ -95,7 +97,7 @@ def dry_run(config: Config, *, verbose: bool = False) -> Iterator[str]:
     prepared = prepare(config, verbose=verbose)
     asked = [_resources(config, prepared.job).text()] if config.engine == "ray" else []
     yield from (HEADER, *asked)
-    for stage in DryRun(prepared.job).stages():
+    for stage in DryRun(prepared.job, together=config.engine == "local").stages():
         yield stage.text()
     yield f"not tried: {_not_tried(config)}"
     yield "nothing was left behind"
@@ -112,15 +114,29 @@ def _resources(config: Config, job: TrainingJob) -> Stage:
     needs = needs_of(config, there).values()
     asked = {"CPU": sum(need[0] for need in needs), "GPU": sum(need[1] for need in needs)}
     said = ", ".join(f"{n:g} of {there.get(kind, 0.0):g} {kind}s" for kind, n in asked.items())
-    return Stage("resources", f"{said} on Ray", None, time.perf_counter() - start)
+    said = f"{said} on Ray{_as_there_is_room(config)}"
+    return Stage("resources", said, None, time.perf_counter() - start)
+
+
+def _as_there_is_room(config: Config) -> str:
+    """What a run may take besides, where numbers are a pair."""
+    pairs = {
+        "scorers": config.scoring.num_actors if config.selector.needs_scores else 1,
+        "workers": config.train.num_workers,
+    }
+    said = [f"{range_text(n)} {who}" for who, n in pairs.items() if isinstance(n, tuple)]
+    return f" at least; {' and '.join(said)} as there is room" if said else ""
 
 
 def _not_tried(config: Config) -> str:
     """What only the run itself shows."""
     if config.engine == "local":
         return "the remaining batches, and the folder of the run"
-    workers = config.train.num_workers
-    among = f", the all-reduce of {workers} workers" if workers > 1 else ""
+    train = config.train
+    among = ""
+    if train.max_workers > 1:
+        workers = range_text(train.num_workers)
+        among = f", how {workers} workers share a step ({train.strategy})"
     return f"actors and the way of rows and weights between them{among}, the folder of the run"
 
 
@@ -129,18 +145,33 @@ class DryRun:
 
     Args:
         job: The run.
+        together: One process trains the rows of all workers, as the local engine does; else the
+            step is that of one worker.
     """
 
-    def __init__(self, job: TrainingJob) -> None:
+    def __init__(self, job: TrainingJob, *, together: bool = True) -> None:
         self._job = job
-        self._spec, self._training = job.spec, job.training
-        self._rows = job.training.batch_size * job.training.num_workers  # of a step
+        self._spec, self._workers = job.spec, job.training.max_workers
+        self._training = replace(in_one_process(job.training), compile=False)
+        self._rows = job.training.batch_size * (self._workers if together else 1)
+        self._rows = max(self._rows, self._training.batch_size)
+        self._share = self._shared(together)
         if job.training.num_threads:
             torch.set_num_threads(job.training.num_threads)
         self._device = device_here(job.training.use_gpu)
         self._plan = self._spec.plan(self._rows, job.training.epochs)
         self._model = self._spec.task.build(self._spec.seed).to(self._device)
         self._seconds = 0.0
+
+    def _shared(self, together: bool) -> str:
+        """Whose rows a step is made of, where there are several workers."""
+        training, workers = self._job.training, range_text(self._job.training.num_workers)
+        if self._workers == 1:
+            return ""
+        if together:
+            return f" ({workers} workers)"
+        share = "" if training.strategy == PIPELINE else "each of "
+        return f" ({share}{workers} workers, {training.strategy})"
 
     def stages(self) -> Iterator[Stage]:
         """Run them one after the other."""
@@ -205,10 +236,9 @@ class DryRun:
         )
 
     def _learner(self, model: nn.Module) -> tuple[Learner, LocalStream]:
-        optimizer = build_optimizer(model, self._training, self._job.optimizer)
-        training = self._training
-        learner = Learner(
-            self._spec.task, model, optimizer, training.clip_norm, dtype=training.dtype
+        devices = devices_of(self._device)
+        learner = Learner.build(
+            self._spec.task, model, self._training, devices, self._job.optimizer
         )
         return learner, LocalStream(self._spec, device=self._device)
 
@@ -218,7 +248,7 @@ class DryRun:
         budget = Budget(training=training, rows_per_epoch=self._spec.source.num_rows)
         factor = budget.factor(budget.progress(epochs=0.0, step=0))
         batches = stream.iter_batches(
-            batch_size=self._rows, epochs=training.epochs, model=learner.model
+            batch_size=self._rows, epochs=training.epochs, model=learner.module
         )
         batch = next(batches, None)
         if batch is None:
@@ -229,10 +259,9 @@ class DryRun:
         with self._timed():
             learner.step(stream, batch, factor)
         loss, rows = stream.take_train_loss()
-        each = f" ({training.num_workers} workers)" if training.num_workers > 1 else ""
         columns = {name: value.cpu().numpy() for name, value in batch.items()}
         inputs = {n: c for n, c in columns.items() if n in self._spec.inputs} or columns
-        said = f"{rows} rows{each}: {shapes(inputs)}; loss {loss / max(rows, 1):.4g}"
+        said = f"{rows} rows{self._share}: {shapes(inputs)}; loss {loss / max(rows, 1):.4g}"
         return self._stage("train", f"{said}, {self._parameters()}", columns)
 
     def _parameters(self) -> str:

@@ -66,7 +66,8 @@ class Evaluated:
         classes: By label, those that occur; empty where rows have no class.
         confusions: Which class is taken for which, the most frequent first; empty where outputs are
             not one logit a class.
-        recorded: What the run itself says of the same rows at its end; `None` of other rows.
+        recorded: What the run itself says of the same rows then; `None` of other rows.
+        when: In words, the evaluation of the run that this one repeats.
     """
 
     run: str
@@ -76,6 +77,7 @@ class Evaluated:
     classes: tuple[ClassError, ...]
     confusions: tuple[Confusion, ...]
     recorded: dict[str, float] | None
+    when: str = "at the end of the run"
 
     @property
     def worst(self) -> ClassError | None:
@@ -178,13 +180,16 @@ class OpenedRun:
     own_rows: bool
 
 
-def open_run(run: str, flags: Sequence[str] = (), *, train: bool = False) -> OpenedRun:
+def open_run(
+    run: str, flags: Sequence[str] = (), *, train: bool = False, best: bool = False
+) -> OpenedRun:
     """Open a run's weights with its own configuration, and the rows that it tested on.
 
     Args:
         run: Directory of a run of `raysb train`.
         flags: Settings that take the place of the run's: `--data.test PATH` names other rows.
         train: The rows that it was trained on, instead.
+        best: The weights of its best evaluation, instead of the last.
 
     Raises:
         RunDirectoryError: This is no such directory, or it holds no weights.
@@ -201,7 +206,7 @@ def open_run(run: str, flags: Sequence[str] = (), *, train: bool = False) -> Ope
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     try:
-        trained = load_model(folder, model=lambda: task.build(config.run.seed))
+        trained = load_model(folder, model=lambda: task.build(config.run.seed), best=best)
     except SafetensorError as error:
         raise ModelError(
             f"{folder}: its weights are no safetensors file, or not all of one ({error}): copy the "
@@ -214,18 +219,19 @@ def open_run(run: str, flags: Sequence[str] = (), *, train: bool = False) -> Ope
     )
 
 
-def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
+def evaluate_run(run: str, flags: Sequence[str] = (), *, best: bool = False) -> Evaluated:
     """Evaluate a run's weights with its own configuration.
 
     Args:
         run: Directory of a run of `raysb train`.
         flags: Settings that take the place of the run's: `--data.test PATH` names other rows.
+        best: The weights of its best evaluation, instead of the last.
 
     Raises:
         RaysbError: The run, its model or the rows cannot be used, as by `open_run`.
         ValueError: A setting that cannot be used.
     """
-    opened = open_run(run, flags)
+    opened = open_run(run, flags, best=best)
     config, task = opened.config, opened.task
     by_class = ByClass(task.correct, config.data.target) if config.data.target else None
     if task.correct is not None and by_class is not None:
@@ -244,7 +250,8 @@ def evaluate_run(run: str, flags: Sequence[str] = ()) -> Evaluated:
         metrics=metrics,
         classes=by_class.classes if by_class is not None else (),
         confusions=by_class.confusions if by_class is not None else (),
-        recorded=_recorded(Path(run)) if opened.own_rows else None,
+        recorded=_recorded(Path(run), best=best) if opened.own_rows else None,
+        when="at the best evaluation" if best else "at the end of the run",
     )
 
 
@@ -310,13 +317,17 @@ def _task(config: Config, sources: Sources) -> Task:
     )
 
 
-def _recorded(folder: Path) -> dict[str, float] | None:
-    """The figures of the run's last evaluation."""
+def _recorded(folder: Path, *, best: bool = False) -> dict[str, float] | None:
+    """The figures of the run's last evaluation, or of its best one, the newest of equal ones."""
     try:
         lines = read_metrics(folder)
     except RunDirectoryError:
         return None
-    for line in reversed(lines):
-        if line.get("kind") in ("epoch", "eval") and FIGURES[1] in line:
-            return {name: line[name] for name in FIGURES if line.get(name) is not None}
-    return None
+    found = [
+        {name: line[name] for name in FIGURES if line.get(name) is not None}
+        for line in reversed(lines)
+        if line.get("kind") in ("epoch", "eval") and FIGURES[1] in line
+    ]
+    if best:
+        found.sort(key=lambda figures: next(iter(figures.values()), math.inf))
+    return found[0] if found else None

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -152,7 +153,8 @@ class Recorder:
         self._writer.close()
         if nonfinite:
             listed = {str(sample): count for sample, count in nonfinite.items()}
-            (self._directory / NONFINITE).write_text(json.dumps(listed, indent=0))
+            with self._told_if_full(NONFINITE, "metrics.jsonl has their number"):
+                (self._directory / NONFINITE).write_text(json.dumps(listed, indent=0))
         if weights is not None:
             self._leave(weights, weights.newest(), MODEL)
             if self._best:
@@ -161,8 +163,18 @@ class Recorder:
 
     def _leave(self, weights: Checkpoints, entry: Entry | None, name: str) -> None:
         if entry is not None:
-            with weights.local(entry) as folder:
+            where = f"{weights.folder}/{entry.name} has the weights, and `raysb eval` finds them"
+            with weights.local(entry) as folder, self._told_if_full(name, where):
                 export(self._build, folder, self._directory / name)
+
+    @contextmanager
+    def _told_if_full(self, name: str, instead: str) -> Iterator[None]:
+        """A disk that is full at the end is no reason for a run to fail that has its checkpoint."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            self._watcher.note(f"{self._directory / name} cannot be written: {why}; {instead}")
 
 
 def _status(weights: Checkpoints | None, stopped_by: Any) -> str:

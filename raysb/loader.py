@@ -10,6 +10,7 @@
 The stages are those of the local engine, in its order; what differs is who owns the loop.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from numbers import Integral
@@ -77,7 +78,8 @@ class SelectiveLoader:
         selector: Which rows to keep; default `SelectiveBackprop()`.
         epochs: Passes over the data, if that is known: the last one then ends with a batch of what
             is left, filled up with rows of `weight` 0 and `id` -1. Without it there is no last one.
-        scoring: `batch_size` of a pool, `dtype`, `max_nonfinite_fraction`; the rest is for Ray.
+        scoring: `batch_size` of a pool, `score`, `dtype`, `image_scale`, `proxy`, `min_agreement`,
+            `max_nonfinite_fraction`; the rest is for Ray.
         adjust: Exploration, a floor for each class, a cap, a schedule: changes of its choice.
         data: Names of the columns, image size, augmentation.
         collate: Pads a batch just before the forward pass, e.g. `raysb.pad("tokens")`.
@@ -94,6 +96,7 @@ class SelectiveLoader:
         num_steps: Batches handed out.
         num_backpropped: Rows in them.
         num_scored: Rows scored.
+        agreement: What audits of cheap scores found.
     """
 
     def __init__(
@@ -155,7 +158,17 @@ class SelectiveLoader:
     @property
     def num_scored(self) -> int:
         """Rows scored."""
-        return self._pools.ledger.num_scored
+        return self._pools.ledger.totals.num_scored
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """How far cheap scores rank rows as the live model does; nothing where none are cheap.
+
+        Means over the last three audits: `agreement`, Spearman's rank correlation in [-1, 1],
+        `overlap`, the share of the highest third that both have, and `fallback`, 1 once the
+        live model scores in their place.
+        """
+        return self._pools.ledger.audits.metrics()
 
     def __iter__(self) -> Iterator[TensorBatch]:
         """The batches of one epoch, or of what is left of one.
@@ -180,8 +193,11 @@ class SelectiveLoader:
         """The next batch of this epoch; `None` when there is none, and the next epoch is due."""
         end = (self.epoch + 1) * self._plan.pools_per_epoch
         while self._batcher.rows < self.batch_size and self._pool < end:
+            cheap = not self._pools.ledger.audits.fallen_back
             self._batcher.push(self._pools.read(self._pool))
             self._pool += 1
+            if cheap and self._pools.ledger.audits.fallen_back:
+                self._tell_of_the_fallback()
         batch, rows = self._batcher.pop(), self.batch_size
         if batch is None and self._batcher.rows and self.epoch + 1 == self.epochs:
             batch, rows = self._batcher.flush()
@@ -191,6 +207,14 @@ class SelectiveLoader:
             return None
         self._pools.hand_out(rows)
         return batch
+
+    def _tell_of_the_fallback(self) -> None:
+        warnings.warn(
+            f"cheap scores rank rows as the model's by {self.agreement['agreement']:.2f} only, "
+            f"below scoring.min_agreement={self._pools.spec.scoring.min_agreement}: from here on "
+            "the model scores, in full precision and size",
+            stacklevel=4,  # who iterates
+        )
 
     def record(self, losses: torch.Tensor, batch: TensorBatch) -> None:
         """Tell the losses of a training step, for selectors that look back at them.

@@ -22,8 +22,8 @@ from raysb.job import TrainingJob
 from raysb.report.directory import RunDirectory
 from raysb.schema import ID, Batch, Floats, Ids, PoolScores, num_rows
 from raysb.scoring.cursor import Cursor
-from raysb.scoring.ledger import Grant, Refusal
 from raysb.scoring.limits import limits_for
+from raysb.scoring.records import Grant, Refusal
 from raysb.seeding import key
 from raysb.selection.preselection import Outlook
 from raysb.source.plan import PoolPlan
@@ -236,7 +236,11 @@ def fit_locally(job: TrainingJob) -> LocalResult:
             stream.num_steps,
             score=score,
             model=model,
-            learner={**learner.state_dict(), "rngs": [rng_state()]},
+            learner={
+                **learner.state_dict(),
+                **learner.statistics(stream),
+                "rngs": [rng_state()],
+            },
             history=state.pop("history"),
             stream={**state, "loop": loop.state_dict()},
         )
@@ -256,7 +260,7 @@ def fit_locally(job: TrainingJob) -> LocalResult:
             stream.exchange,
             batch_size=job.evaluation.batch_size,
         )
-    batch_size = training.batch_size * training.num_workers
+    batch_size = training.batch_size * training.max_workers
     loop = Loop(
         learner,
         stream,
@@ -277,9 +281,9 @@ def fit_locally(job: TrainingJob) -> LocalResult:
         with stoppable(partial(job.watcher.phase, STOPPING)) as hooks.stop:
             metrics = loop.run()
     except BaseException:
-        recorder.finish(stream.ledger.nonfinite, None)  # an error may name the list
+        recorder.finish(stream.ledger.totals.nonfinite, None)  # an error may name the list
         raise
-    recorder.finish(stream.ledger.nonfinite, checkpoints)
+    recorder.finish(stream.ledger.totals.nonfinite, checkpoints)
     if metrics["stopped_by"] == INTERRUPTED:
         raise Interrupted(metrics)
     return LocalResult(metrics, str(directory))

@@ -21,7 +21,7 @@ from raysb.nn.registry import MODELS, build_model, converted
 from raysb.nn.settings import Model
 from raysb.prune.plan import PLAN, PruningPlan
 from raysb.prune.surgery import apply, is_applied
-from raysb.report.directory import CONFIG, newest_weights
+from raysb.report.directory import CONFIG, best_weights, newest_weights
 from raysb.task import Inputs, inputs
 from raysb.training.checkpoint import frozen_digest, load_trained
 
@@ -45,7 +45,7 @@ class TrainedModel(nn.Module):
 
 
 def load_model(
-    run: str | os.PathLike[str], model: Callable[[], nn.Module] | None = None
+    run: str | os.PathLike[str], model: Callable[[], nn.Module] | None = None, *, best: bool = False
 ) -> nn.Module:
     """Load the weights of a run.
 
@@ -53,6 +53,7 @@ def load_model(
         run: A run directory of `raysb train`, or of a trainer (`result.path`).
         model: Builds the module. Needed where the run's model is not one of raysb's own: code is
             imported only by the name that the caller gives, never by one that lies in a file.
+        best: Those of its best evaluation, which a run leaves with `train.save_best`.
 
     Returns:
         The module in evaluation mode, on the CPU. Of a run of `raysb train` it takes the columns as
@@ -66,7 +67,7 @@ def load_model(
         ModelError: The module does not fit the weights, or `model` is needed.
     """
     folder = Path(run)
-    weights = newest_weights(folder)
+    weights = best_weights(folder) if best else newest_weights(folder)
     _check_whole(folder, weights)
     config = load(folder / CONFIG, of_run=True) if (folder / CONFIG).exists() else None
     plan = folder / PLAN if (folder / PLAN).is_file() else None

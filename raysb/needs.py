@@ -12,7 +12,7 @@ from raysb.cluster import misfit as misfit_of
 from raysb.cluster import total
 from raysb.config import Config
 from raysb.packing import TRAIN_WORKERS, Processes
-from raysb.placement import amounts
+from raysb.placement import amounts, least_of
 from raysb.scoring.settings import Scoring
 from raysb.training.settings import Training
 
@@ -37,7 +37,7 @@ class _Stream:
 def uses_gpu(train: Training, there: Mapping[str, float]) -> bool:
     """Whether each train worker asks for a GPU; `auto` where there are enough."""
     if train.use_gpu == "auto":
-        return there.get("GPU", 0) >= train.num_workers * train.num_gpus
+        return there.get("GPU", 0) >= train.min_workers * train.num_gpus
     return train.use_gpu
 
 
@@ -52,7 +52,7 @@ def processes_of(config: Config, there: Resources) -> dict[str, Processes]:
         scored, scored or selector.records_backward, config.scoring, config.data.num_readers
     )
     return {
-        TRAIN_WORKERS: Processes(train.num_workers, train.num_cpus, gpus, amounts(train.resources)),
+        TRAIN_WORKERS: Processes(train.min_workers, train.num_cpus, gpus, amounts(train.resources)),
         **stream_processes(cast(Any, stream)),
     }
 
@@ -106,10 +106,11 @@ def _fitting(
     return ""
 
 
-def _smaller(name: str, value: float | str) -> Iterator[float]:
+def _smaller(name: str, value: Any) -> Iterator[float]:
     """Values to try, downwards: whole numbers, then tenths of a processor; of a word none."""
     if isinstance(value, str | bool):
         return
+    value = least_of(value)  # what a request is judged by
     whole = name in ("num_workers", "num_actors")
     yield from range(min(math.ceil(value) - 1, 4096), 0, -1)
     if not whole:

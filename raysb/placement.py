@@ -6,7 +6,7 @@ A custom resource is a name that some machines offer an amount of (`resources: {
 
 import math
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 OWN_KEYS = {"CPU": "num_cpus", "GPU": "num_gpus"}  # these have settings of their own
@@ -41,6 +41,46 @@ def check_resources(section: str, resources: Any) -> None:
                 f"{key}={resources!r}: {name}={amount!r} must be a finite number of at least "
                 f"{LEAST:g}"
             )
+
+
+def check_range(key: str, value: Any) -> None:
+    """Refuse what is neither a number of processes nor a pair of them.
+
+    Args:
+        key: Of the setting.
+        value: A whole number of at least 1, or two of them, the first not above the second.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    pair = value if isinstance(value, tuple) else (value, value)
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in pair)
+    if len(pair) == 2 and whole and 1 <= pair[0] <= pair[1]:
+        return
+    if len(pair) == 2 and whole and pair[0] > pair[1] >= 1:
+        raise ValueError(
+            f"{key}={value!r}: the fewest come first, then the most: {pair[1]},{pair[0]}"
+        )
+    raise ValueError(
+        f"{key}={value!r}: must be a whole number of at least 1, or two of them, the fewest and "
+        "the most, as 2,8"
+    )
+
+
+def least_of(number: "int | tuple[int, int]") -> int:
+    """The fewest processes that a setting allows."""
+    return number[0] if isinstance(number, tuple) else number
+
+
+def most_of(number: "int | tuple[int, int]") -> int:
+    """The most processes that a setting allows."""
+    return number[1] if isinstance(number, tuple) else number
+
+
+def range_text(number: "int | tuple[int, int]") -> str:
+    """`2`, or `2 to 8`."""
+    least, most = least_of(number), most_of(number)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def amounts(resources: Mapping[str, float], share: float = 1.0) -> dict[str, float]:

@@ -12,6 +12,7 @@ from raysb.report.loggers import Loggers, make_loggers
 from raysb.resume import Resumed, check_resumable
 from raysb.source.open import Sources, open_sources
 from raysb.training.check import check_first_rows
+from raysb.training.folder import leave_near
 from raysb.training.spec import StreamSpec
 
 REGRESSION = ("mse", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss")
@@ -52,6 +53,8 @@ def prepare(
     sources = open_data(config)
     config = resolve(config, sources)
     job = build_job(config, sources, watcher or Silent(), verbose)
+    if config.run.checkpoints is not None:
+        leave_near(config.run.checkpoints).remove()
     if resumed is not None:
         check_resumable(replace(job, directory=directory.path), config.engine)
     elif job.checkpoints(directory.path).entries():

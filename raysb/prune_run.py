@@ -6,12 +6,10 @@ The new directory holds the run's configuration, the plan and the weights that a
 DIR/model.safetensors --train.lr SMALL`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_model
 from torch import nn
@@ -21,14 +19,17 @@ from raysb.errors import RunDirectoryError
 from raysb.evaluate import OpenedRun, open_run
 from raysb.models import bare
 from raysb.prune.costs import macs, widths_of
+from raysb.prune.criteria import Statistics
 from raysb.prune.graph import ChannelGraph, trace_channels
 from raysb.prune.plan import PLAN, PruningPlan
-from raysb.pruning import Wanted, judge, prune_model
+from raysb.pruning import Wanted, judge, prune_model, spread_batches
 from raysb.report.directory import MODEL, RunDirectory
 from raysb.task import TensorBatch
+from raysb.training.channel_statistics import saved_statistics
+from raysb.training.checkpoint import load_learner
+from raysb.training.checkpoints import Checkpoints
 
-ROWS = 1024  # for statistics
-BLOCKS = 16  # places of the data that rows are taken from: files may be sorted by class
+ROWS = 1024  # for statistics, where training kept none, and for repair
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Shown:
         run: The run directory.
         criterion: Its name.
         caution: What to know of it, or "".
+        statistics: What it knows beside the weights, and where from, or "".
         layers: All of them, in order.
         size: Of the net.
     """
@@ -74,6 +76,7 @@ class Shown:
     run: str
     criterion: str
     caution: str
+    statistics: str
     layers: tuple[LayerSummary, ...]
     size: Size
 
@@ -87,6 +90,7 @@ class Pruned:
         out: The new one.
         criterion: Its name.
         caution: What to know of it, or "".
+        statistics: What it knows beside the weights, and where from, or "".
         channels: By layer, output channels before and after.
         before: Size of the net.
         after: Of the small one.
@@ -98,6 +102,7 @@ class Pruned:
     out: str
     criterion: str
     caution: str
+    statistics: str
     channels: dict[str, tuple[int, int]]
     before: Size
     after: Size
@@ -105,21 +110,27 @@ class Pruned:
     rebirth_lr: float
 
 
-def show_run(run: str, wanted: Wanted, flags: Sequence[str] = (), *, rows: int = ROWS) -> Shown:
+def show_run(
+    run: str, wanted: Wanted, flags: Sequence[str] = (), *, rows: int | None = None
+) -> Shown:
     """What of a run may be pruned, and what each channel is worth; nothing is written.
 
     Args:
         run: Directory of a run of `raysb train`, or a pruned one.
         wanted: The criterion, and what is protected.
         flags: Settings that take the place of the run's.
-        rows: Training rows for statistics, at least 1.
+        rows: Training rows for statistics, at least 1; `None`: those of training, where it kept
+            some (`train.statistics`), else 1024.
 
     Raises:
         RaysbError: The run, its model or its rows cannot be used.
         ValueError: The criterion or a setting is not known.
     """
     opened = open_run(run, flags, train=True)
-    judged = judge(opened.module, opened.task, _batches(opened, rows), wanted)
+    known = _known(run, opened, rows)
+    judged = judge(
+        opened.module, opened.task, _batches(opened, ROWS if rows is None else rows), wanted, known
+    )
     graph, each = judged.graph, macs_by_layer(judged.graph)
     layers = tuple(
         LayerSummary(
@@ -135,6 +146,7 @@ def show_run(run: str, wanted: Wanted, flags: Sequence[str] = (), *, rows: int =
         run=run,
         criterion=wanted.criterion,
         caution=judged.caution,
+        statistics=judged.statistics,
         layers=layers,
         size=_size(opened.module, graph),
     )
@@ -145,7 +157,7 @@ def prune_run(
     wanted: Wanted,
     flags: Sequence[str] = (),
     *,
-    rows: int = ROWS,
+    rows: int | None = None,
     out: str | None = None,
 ) -> Pruned:
     """Write a smaller copy of a run.
@@ -154,7 +166,8 @@ def prune_run(
         run: Directory of a run of `raysb train`, or a pruned one.
         wanted: What is to go.
         flags: Settings that take the place of the run's.
-        rows: Training rows for statistics and repair, at least 1.
+        rows: Training rows for statistics and repair, at least 1; `None`: statistics of training,
+            where it kept some, and 1024.
         out: Directory to write; `None`: the next free `runs/<run>-pruned-<n>`.
 
     Raises:
@@ -166,8 +179,8 @@ def prune_run(
     except RunDirectoryError as error:
         raise RunDirectoryError(str(error).replace("--run.dir", "--out")) from error
     opened = open_run(run, flags, train=True)
-    batches = _batches(opened, rows)
-    judged = judge(opened.module, opened.task, batches, wanted)
+    batches = _batches(opened, ROWS if rows is None else rows)
+    judged = judge(opened.module, opened.task, batches, wanted, _known(run, opened, rows))
     pruned = prune_model(opened.module, opened.task, batches, wanted, judged)
     left = trace_channels(pruned.module, judged.example)
     directory = directory.create()
@@ -177,6 +190,7 @@ def prune_run(
         out=str(directory.path),
         criterion=wanted.criterion,
         caution=judged.caution,
+        statistics=judged.statistics,
         channels=_channels(judged.graph, pruned.plan),
         before=_size(opened.module, judged.graph),
         after=_size(pruned.module, left),
@@ -185,17 +199,30 @@ def prune_run(
     )
 
 
+def _known(run: str, opened: OpenedRun, rows: int | None) -> Statistics | None:
+    """What the run's newest checkpoint adds up for pruning; `None` where rows are asked for.
+
+    Checkpoints that were removed, or lie where this machine cannot read them, are no reason to
+    stop: there is a pass over rows.
+    """
+    pruned = (Path(run) / PLAN).is_file()  # those of its parent have other channels
+    if rows is not None or pruned or not opened.config.train.statistics:
+        return None
+    checkpoints = Checkpoints(folder=opened.config.run.checkpoints or str(Path(run).absolute()))
+    try:
+        newest = checkpoints.newest()
+        if newest is None:
+            return None
+        with checkpoints.local(newest) as folder:
+            return saved_statistics(load_learner(folder))
+    except (OSError, RunDirectoryError):
+        return None
+
+
 def _batches(opened: OpenedRun, rows: int) -> list[TensorBatch]:
-    """Training rows from all over the data, in batches."""
-    if rows < 1:
-        raise ValueError(f"rows={rows}: must be at least 1")
-    source, device = opened.source, next(opened.module.parameters()).device
-    rows = min(rows, source.num_rows)
-    blocks = min(BLOCKS, rows)
-    size = math.ceil(rows / blocks)
-    starts = np.linspace(0, source.num_rows - size, blocks).astype(int).tolist()
-    read = (source.read(None, start, start + size) for start in starts)
-    return [opened.task.tensors(batch, device) for batch in read]
+    """Training rows from all over the data, on the model's device."""
+    device = next(opened.module.parameters()).device
+    return spread_batches(opened.task, opened.source, rows, device)
 
 
 def _tied(graph: ChannelGraph, name: str) -> tuple[str, ...]:

@@ -7,27 +7,31 @@ small, plan, _ = prune_model(model, task, batches, wanted)
 """
 
 import copy
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from raysb.prune.amounts import Scope, make_plan
 from raysb.prune.budget import plan_for_budget
-from raysb.prune.costs import Cost, energy, macs, parameters, widths_of
-from raysb.prune.criteria import collect, find_criterion
+from raysb.prune.costs import Cost, energy, macs, macs_by_channel, parameters, widths_of
+from raysb.prune.criteria import Statistics, collect, find_criterion
 from raysb.prune.graph import ChannelGraph, trace_channels
 from raysb.prune.latency import latency, measure_latency
 from raysb.prune.plan import PruningPlan
 from raysb.prune.repair import repair
 from raysb.prune.surgery import apply
+from raysb.schema import Source
 from raysb.task import Task, TensorBatch
 
 Budget = Literal["parameters", "macs", "latency", "energy"]
+BLOCKS = 16  # places of the data that rows are taken from: files may be sorted by class
 BUDGETS: tuple[Budget, ...] = ("parameters", "macs", "latency", "energy")
 
 
@@ -37,6 +41,7 @@ class Wanted:
 
     Args:
         criterion: A name of `raysb.prune.criteria`, or an import path.
+        criterion_args: Its hyperparameters, by name.
         amount: Share of the channels that goes, in (0, 1).
         keep: Output channels that stay, by layer.
         budget: What is bounded, and the share of it that may remain.
@@ -50,6 +55,7 @@ class Wanted:
     """
 
     criterion: str = "taylor_act"
+    criterion_args: Mapping[str, Any] = field(default_factory=dict)
     amount: float | None = None
     keep: Mapping[str, int] = field(default_factory=dict)
     budget: tuple[Budget, float] | None = None
@@ -83,12 +89,14 @@ class Judged:
         graph: Its channels.
         importance: Of every prunable layer's output channels, higher stays. float64 [out_channels]
         caution: What to know of the criterion, or "".
+        statistics: What it knows beside the weights, and where from, or "".
     """
 
     example: tuple[torch.Tensor, ...]
     graph: ChannelGraph
     importance: dict[str, torch.Tensor]
     caution: str
+    statistics: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,13 @@ class PrunedModel:
     remaining: float | None
 
 
-def judge(model: nn.Module, task: Task, batches: Sequence[TensorBatch], wanted: Wanted) -> Judged:
+def judge(
+    model: nn.Module,
+    task: Task,
+    batches: Sequence[TensorBatch],
+    wanted: Wanted,
+    known: Statistics | None = None,
+) -> Judged:
     """Trace a model's channels and rank them; the model is not changed.
 
     Args:
@@ -114,12 +128,13 @@ def judge(model: nn.Module, task: Task, batches: Sequence[TensorBatch], wanted: 
         task: How a batch reaches it, and its losses.
         batches: Of the training rows, each from all over the data.
         wanted: The criterion, and what is protected.
+        known: Statistics from training; used where they are what the criterion needs.
 
     Raises:
         ModelError: The model's channels cannot be followed.
         ValueError: The criterion is not known, or nothing may be pruned.
     """
-    criterion = find_criterion(wanted.criterion)
+    criterion = find_criterion(wanted.criterion, **wanted.criterion_args)
     first = {name: column[:2] for name, column in batches[0].items()}
     example = arguments_of(model, task, first)
     whole = [n for n, m in model.named_modules() if getattr(m, "transposed", False)]
@@ -127,10 +142,16 @@ def judge(model: nn.Module, task: Task, batches: Sequence[TensorBatch], wanted: 
     names = graph.prunable
     if not names:
         raise ValueError("nothing may be pruned: every layer is protected, or reaches the output")
-    known = (task.outputs, task.losses, batches, criterion.needs)
-    statistics = collect(model, *known, layers=names)
+    if known is not None and known.serve(criterion.needs, names):
+        statistics, told = known, f"{known.rows:,} training rows, weighted 1/p"
+    else:
+        passes = (task.outputs, task.losses, batches, criterion.needs)
+        statistics = collect(model, *passes, layers=names)
+        told = f"a pass of its own over {statistics.rows:,} rows" if statistics.rows else ""
+    if statistics.rows:
+        statistics = statistics.with_macs(macs_by_channel(graph))
     importance = criterion.importance(model, names, statistics)
-    return Judged(example, graph, importance, criterion.caution)
+    return Judged(example, graph, importance, criterion.caution, told)
 
 
 def prune_model(
@@ -176,6 +197,36 @@ def arguments_of(model: nn.Module, task: Task, batch: TensorBatch) -> tuple[torc
     finally:
         handle.remove()
     return caught[0]
+
+
+def spread_batches(
+    task: Task, source: Source, rows: int, device: torch.device | str = "cpu"
+) -> list[TensorBatch]:
+    """At most `rows` rows, in batches from all over the data.
+
+    Raises:
+        ValueError: `rows` is below 1.
+    """
+    if rows < 1:
+        raise ValueError(f"rows={rows}: must be at least 1")
+    rows = min(rows, source.num_rows)
+    blocks = min(BLOCKS, rows)
+    size = math.ceil(rows / blocks)
+    starts = np.linspace(0, source.num_rows - size, blocks).astype(int).tolist()
+    read = (source.read(None, start, start + size) for start in starts)
+    return [task.tensors(batch, device) for batch in read]
+
+
+@torch.no_grad()
+def classes_of(
+    model: nn.Module, task: Task, source: Source, *, batch_size: int = 500
+) -> torch.Tensor:
+    """The class that a model, in evaluation mode, takes every row for. int64 [rows]"""
+    device, end = next(model.parameters()).device, source.num_rows
+    starts = range(0, end, batch_size)
+    read = (source.read(None, start, min(start + batch_size, end)) for start in starts)
+    classes = (task.outputs(model, task.tensors(batch, device)).argmax(1) for batch in read)
+    return torch.cat([each.cpu() for each in classes])
 
 
 def _energy_table(wanted: Wanted) -> dict[str, float]:

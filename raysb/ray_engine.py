@@ -1,8 +1,10 @@
 """One training run on Ray: actors of the stream, a `TorchTrainer`, and a driver that looks on."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from raysb.cluster import check_placement, cluster_nodes, cluster_resources, connected
+from raysb.elastic import START_LIMIT, check_elastic
 from raysb.errors import NonFiniteError, RaysbError, ResourceError
 from raysb.interrupt import INTERRUPTED, STOPPING, Interrupted, stop_name, stoppable
 from raysb.job import Recorder, TrainingJob
 from raysb.needs import uses_gpu
 from raysb.packing import TRAIN_WORKERS, Processes
-from raysb.placement import amounts
+from raysb.placement import amounts, least_of
 from raysb.report.directory import RunDirectory
+from raysb.shared import audit_not_shared, check_shared
 from raysb.source.dataset import share
 from raysb.stacks import STACKS
 from raysb.stream import start_stream, stream_processes
@@ -26,7 +30,7 @@ from raysb.training.spec import StreamSpec
 from raysb.training.worker import Job, train_loop_per_worker
 from raysb.watchdog import watched
 
-POLL_S = 0.25  # between two looks of the driver at a run
+POLL_S = 0.25  # that the driver waits for lines of metrics before it looks whether all is over
 ABORT_LIMIT_S = 5.0  # for the end of the workers when a run is to end at once
 
 
@@ -46,8 +50,10 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
         scaling = check_job(job, scaling_config)
         run_config = run_config or _run_config(job)
         directory = Path(run_config.storage_path) / run_config.name
-        if (risk := old_scores_stall(job.spec)) is not None:
-            job.watcher.note(risk)
+        check_folders(replace(job, directory=directory), scaling)
+        for risk in (old_scores_stall(job.spec), scorers_held_back(job)):
+            if risk is not None:
+                job.watcher.note(risk)
         supervisor = Supervisor(job, scaling, run_config, directory)
         result = supervisor.run()
         if result.metrics.get("stopped_by") == INTERRUPTED:
@@ -57,16 +63,32 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
 
 def old_scores_stall(spec: StreamSpec) -> str | None:
     """What to say of a selector that prefers the hardest rows by scores of any age."""
-    selector, bound = spec.selector, spec.scoring.max_staleness_steps
-    if not spec.scored or bound not in ("auto", None):
+    if not spec.scored or spec.scoring.max_staleness_steps is not None:
         return None
-    if getattr(selector, "beta", 1.0) <= 1 or getattr(selector, "warmup_epochs", 1):
+    if not spec.selector.stalls_on_old_scores:
         return None
     return (
         "note: at the start of a run, scores that are a few steps old can stall a selector with "
-        "selector.beta above 1 (the classes take turns at being hardest). Set "
-        "selector.warmup_epochs=1 or scoring.max_staleness_steps=8; measured by "
-        "pipelines/benchmarks/delayed_scores.py"
+        "selector.beta above 1 (the classes take turns at being hardest), and "
+        "scoring.max_staleness_steps=none bounds no age. Set it to auto, or "
+        "selector.warmup_epochs=1; measured by pipelines/benchmarks/delayed_scores.py"
+    )
+
+
+def scorers_held_back(job: TrainingJob) -> str | None:
+    """What to say of scorers that may be more than the bound on ages has work for."""
+    scoring, training = job.spec.scoring, job.training
+    if not job.spec.scored or scoring.min_actors == scoring.max_actors:
+        return None
+    grown = job.spec.limits_as_grown(training.batch_size, training.max_workers)
+    if (most := grown[-1].num_actors) == scoring.max_actors:
+        return None
+    bound = scoring.max_staleness_steps
+    rule = f"scoring.max_staleness_steps={bound}" + (" (lockstep)" if bound == 0 else "")
+    return (
+        f"note: scoring.num_actors={scoring.min_actors},{scoring.max_actors}: there will be "
+        f"{most} at most, since under {rule} more would take turns. Smaller pools "
+        "(scoring.batch_size) or older scores leave work for more"
     )
 
 
@@ -94,12 +116,13 @@ class Supervisor:
     def run(self) -> Any:
         """Train to the end; returns Ray's result."""
         weights: Checkpoints | None = None
-        try:
-            with stoppable(self._ask_to_stop):
-                result = self._persist()
-            weights = self._checkpoints
-        finally:
-            self._recorder.finish(self._nonfinite, weights)
+        with self._checkpoints.shared() as self._checkpoints:
+            try:
+                with stoppable(self._ask_to_stop):
+                    result = self._persist()
+                weights = self._checkpoints
+            finally:
+                self._recorder.finish(self._nonfinite, weights)
         return result
 
     def _persist(self) -> Any:
@@ -137,6 +160,8 @@ class Supervisor:
             held_out=None if job.held_out is None else share(job.held_out),
             on_step=job.audit(self._directory),
         )
+        if isinstance(self._scaling.num_workers, tuple):
+            os.environ.setdefault(*START_LIMIT)
         trainer = Trainer(
             train_loop_per_worker,
             train_loop_config={"job": work},
@@ -145,10 +170,20 @@ class Supervisor:
         )
         with watching(stream, work.log, self._recorder), self._watched(stream):
             try:
-                return _fit(trainer, stream)
+                return self._outcome(_fit(trainer, stream), work)
             finally:  # an error may name the list
                 with suppress(ray.exceptions.RayActorError):
                     self._nonfinite = stream.ledger.nonfinite()
+
+    def _outcome(self, result: Any, work: Job) -> Any:
+        """Ray's result with the last metrics, and the checkpoint wherever it lies."""
+        board = work.stream.board
+        if board.version(work.outcome) < 0:
+            raise LostError("the last worker group has ended too early")
+        result.metrics = board.get(work.outcome)[1]
+        if (newest := self._checkpoints.newest()) is not None:
+            result.checkpoint = ray.train.Checkpoint(f"{self._checkpoints.folder}/{newest.name}")
+        return result
 
     def _watched(self, stream: Any) -> AbstractContextManager[None]:
         job = self._job
@@ -177,7 +212,8 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
     there = cluster_resources()
     use_gpu = uses_gpu(job.training, there)
     gpus = {"GPU": job.training.num_gpus} if use_gpu else {}
-    scaling = scaling_config or ray.train.ScalingConfig(
+    settings: Any = ray.train.ScalingConfig  # typed as its first version, which knows no pair
+    scaling = scaling_config or settings(
         num_workers=job.training.num_workers,
         use_gpu=use_gpu,
         resources_per_worker={
@@ -186,10 +222,30 @@ def check_job(job: TrainingJob, scaling_config: Any = None) -> Any:
             **amounts(job.training.resources),
         },
     )
-    check_placement(
-        {**_train_processes(scaling), **stream_processes(job.spec)}, nodes=cluster_nodes()
-    )
+    nodes = cluster_nodes()
+    processes = {**_train_processes(scaling), **stream_processes(job.spec)}
+    check_placement(processes, nodes=nodes)
+    check_elastic(scaling.num_workers, processes, nodes)
     return scaling
+
+
+def check_folders(job: TrainingJob, scaling: Any) -> None:
+    """Refuse folders that the machines of the train workers and history shards do not share.
+
+    Args:
+        job: What to train, with its directory.
+        scaling: Ray's settings of the workers, as `check_job` gave.
+
+    Raises:
+        RunDirectoryError: A machine has another folder of that name.
+    """
+    directory = job.directory or Path()
+    spread = job.spec.has_history and job.history.num_shards > 1  # on machines of Ray's choice
+    asked = {} if spread else scaling._resources_per_worker_not_none
+    check_shared(job.checkpoints(directory).folder, asked)
+    if job.training.audit:
+        workers = scaling._resources_per_worker_not_none
+        check_shared(str(directory.absolute()), workers, audit_not_shared)
 
 
 def _run_config(job: TrainingJob) -> Any:
@@ -272,9 +328,7 @@ class Trainer(TorchTrainer):
 def _train_processes(scaling: Any) -> dict[str, Processes]:
     """The train workers, by the flag that asks for them."""
     per_worker = scaling._resources_per_worker_not_none
-    count = scaling.num_workers
-    if not isinstance(count, int):
-        raise ResourceError(f"train.num_workers={count!r}: one number of workers is needed")
+    count = least_of(scaling.num_workers)
     cpus, gpus = per_worker.get("CPU", 0.0), per_worker.get("GPU", 0.0)
     custom = {name: each for name, each in per_worker.items() if name not in ("CPU", "GPU")}
     return {TRAIN_WORKERS: Processes(count, cpus, gpus, custom)}
@@ -285,11 +339,12 @@ def watching(stream: Any, log: str, recorder: Recorder) -> Iterator[None]:
     """Bring lines of metrics from the board to the run directory while the block runs."""
     over = threading.Event()
 
-    def bring() -> None:
+    def bring(wait_s: float = 0.0) -> None:
         try:
-            lines = stream.board.drain(log)
+            lines = stream.board.drain(log, wait_s)
         except ray.exceptions.RayActorError:
-            return  # it is told elsewhere
+            over.wait(wait_s)  # it is told elsewhere
+            return
         for line in lines:
             if line["kind"] == "phase":
                 recorder.phase(line["name"])
@@ -297,10 +352,11 @@ def watching(stream: Any, log: str, recorder: Recorder) -> Iterator[None]:
             if line["kind"] in ("start", "resume"):
                 recorder.phase("first batch")
             recorder(line)
+        stream.board.done(log, len(lines))
 
     def watch() -> None:
-        while not over.wait(POLL_S):
-            bring()
+        while not over.is_set():
+            bring(POLL_S)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

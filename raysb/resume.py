@@ -89,7 +89,7 @@ def check_resumable(job: TrainingJob, engine: str) -> None:
         )
     stream = checkpoints.load_stream(newest)["stream"]
     train = job.training
-    batch_size = train.batch_size * (train.num_workers if engine == "local" else 1)
+    batch_size = train.batch_size * (train.max_workers if engine == "local" else 1)
     job.spec.check_identity(stream["counters"]["made_with"], batch_size)
     kind = checkpoints.load_learner(newest)["kind"]
     model = job.spec.task.build(job.spec.seed)

@@ -47,7 +47,8 @@ def _train(
 ) -> dict[str, Any]:
     ready = prepare(config, resumed=resumed, watcher=screen, verbose=verbose)
     screen.phase("checks")
-    with engine(ready.config, ready.job, screen) as fit:
+    job = replace(ready.job, directory=ready.directory.path)
+    with engine(ready.config, job, screen) as fit:
         # created only now that nothing is known to stand in the way
         created = ready.directory if resumed else ready.directory.create()
         with created.locked(), screen.logging_to(created.log):
@@ -90,9 +91,9 @@ def engine(config: Config, job: TrainingJob, screen: Screen) -> Iterator[Callabl
         return
     with connected(config.address, verbose=job.verbose):
         screen.phase("ray")
-        from raysb.ray_engine import check_job, fit_on_ray
+        from raysb.ray_engine import check_folders, check_job, fit_on_ray
 
-        check_job(job)
+        check_folders(job, check_job(job))
         yield fit_on_ray
 
 

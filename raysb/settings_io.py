@@ -182,7 +182,7 @@ def explain(message: str, section: str, given: Mapping[str, Given]) -> str:
     found = [place for place in places if place[0] >= 0]
     if found or len(given) == 1:
         blamed = min(found)[1] if found else next(iter(given))
-        rest = re.sub(rf"^{section}\.{blamed}=\S*: ", "", message)
+        rest = re.sub(rf"^{section}\.{blamed}=(?:\([^)]*\)|\S*): ", "", message)
         return f"{given[blamed]}: {rest}"
     return message + "".join(f"\n  given: {each}" for each in given.values())
 

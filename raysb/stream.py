@@ -180,7 +180,10 @@ def start_stream(
 
 
 def stream_processes(spec: StreamSpec) -> dict[str, Processes]:
-    """A stream's readers, scorers and Ray Data's own tasks, by the flag that asks for them."""
+    """A stream's readers, scorers and Ray Data's own tasks, by the flag that asks for them.
+
+    Of the scorers the fewest: more of them are only added where there is room.
+    """
     scoring = spec.scoring
     planning = 2 if spec.has_history and scoring.max_staleness_steps == 0 else 1
     processes = {
@@ -191,6 +194,6 @@ def stream_processes(spec: StreamSpec) -> dict[str, Processes]:
     }
     if spec.scored:
         processes["scoring.num_actors x scoring.num_cpus"] = Processes(
-            scoring.num_actors, scoring.num_cpus, scoring.num_gpus, amounts(scoring.resources)
+            scoring.min_actors, scoring.num_cpus, scoring.num_gpus, amounts(scoring.resources)
         )
     return processes

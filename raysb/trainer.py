@@ -124,7 +124,7 @@ class SelectiveTrainer:
         workers = getattr(scaling_config, "num_workers", training.num_workers)
         training = replace(training, num_workers=workers)
         check_engine(training, engine)
-        check_first_rows(spec, training, optimizer, workers)
+        check_first_rows(spec, training, optimizer)
         self.engine = engine
         self._scaling_config = scaling_config
         self._run_config = run_config

@@ -152,6 +152,8 @@ def type_name(hint: Any) -> str:
         return "|".join(type_name(arg) for arg in args)
     if family is Literal:
         return "|".join(map(str, args))
+    if family is tuple and args[-1] is not Ellipsis:
+        return ",".join(map(type_name, args))
     if family is tuple:
         return f"list of {type_name(args[0])}"
     known = {dict: "table", bool: "true|false", types.NoneType: NONE}

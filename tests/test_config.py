@@ -146,6 +146,16 @@ def test_the_last_flag_wins_and_lists_grow() -> None:
     assert load(None, ["--data.inputs", "a", "--data.inputs", "b,c"]).data.inputs == ("a", "b", "c")
 
 
+def test_a_pair_is_a_setting_and_the_last_one_wins(write: Any) -> None:
+    assert load(None, ["--scoring.num_actors", "2,8"]).scoring.num_actors == (2, 8)
+    file = write("[scoring]\nnum_actors = [1, 4]\n[train]\nnum_workers = 3\n")
+    assert load(file, ()).scoring.num_actors == (1, 4)
+    for words in (("2,8", "4"), ("4", "2,8"), ("1,2", "2,8")):
+        flags = [word for value in words for word in ("--train.num_workers", value)]
+        expected = (2, 8) if words[1] == "2,8" else 4
+        assert load(file, flags).train.num_workers == expected
+
+
 def test_a_list_on_the_command_line_replaces_that_of_the_file(write: Any) -> None:
     file = write('[data]\ninputs = ["a", "b"]\n')
     assert load(file, ["--data.inputs", "c"]).data.inputs == ("c",)

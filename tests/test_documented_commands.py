@@ -205,7 +205,8 @@ TABLE: dict[str, Run | By] = {
     # headers of pipelines
     "python pipelines/ranger.py [--mnist FOLDER] [--cifar10 FOLDER] [--epochs 1] "
     "[--record NAME]": By("tests/pipelines/test_ranger.py", "test_the_rate_is_chosen_on_seed_0"),
-    "python pipelines/prune_rebirth.py --data FOLDER [--net mnist|resnet20] [--parent FILE]": By(
+    "python pipelines/prune_rebirth.py --data FOLDER --out FOLDER [--net mnist|resnet20] "
+    "[--seeds 0]": By(
         "tests/pipelines/test_prune_rebirth.py", "test_every_criterion_has_its_figures_after_one"
     ),
     "python pipelines/cheap_scorers.py --mnist FOLDER --cifar10 FOLDER": By(
@@ -213,6 +214,9 @@ TABLE: dict[str, Run | By] = {
     ),
     "python pipelines/benchmarks/soak.py": By(
         "tests/integration/test_resume_on_ray.py", "test_a_run_that_lost_its_worker_equals"
+    ),
+    "python pipelines/benchmarks/training_cost.py": By(
+        "tests/pipelines/test_training_cost.py", "test_a_step_of_ours_and_one_of_plain_ddp"
     ),
     "python pipelines/benchmarks/faults.py": By(
         "tests/integration/test_resume_on_ray.py", "test_a_run_that_lost_its_worker_equals"

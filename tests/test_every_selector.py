@@ -80,7 +80,7 @@ def test_a_run_trains_rows_of_every_epoch_and_learns(kind) -> None:
     if kind != "importance_sampling":  # which may draw a row twice
         pairs = list(zip(epochs, rows[ID][real], strict=True))
         assert len(pairs) == len(set(pairs))
-    sums = stream.ledger.epochs
+    sums = stream.ledger.totals.epochs
     assert sum(each.num_selected for each in sums.values()) == real.sum()
     assert all(each.num_offered == ROWS for each in sums.values())
     assert sum(each.num_scored for each in sums.values()) == stream.num_scored

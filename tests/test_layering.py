@@ -29,7 +29,9 @@ ORDER = [
         *(
             "evaluate",
             "embedding",
+            "elastic",
             "resume",
+            "shared",
             "watchdog",
             "dry_run",
             "equality",
@@ -39,6 +41,7 @@ ORDER = [
             "inspect_history",
             "prune_run",
             "pruning",
+            "rebirth",
             "export_run",
         ),
         "planning",
@@ -49,8 +52,23 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 IMPORTS_RAY = {
     *("board", "placement", "weights", "source.dataset", "scoring.scorer"),
     *("scoring.ledger_actor", "history.shards"),
-    *("training.stages", "training.stream", "training.latency", "training.worker"),
-    *("scan.ray", "cluster", "doctor.cluster_file", "ray_engine", "stream", "trainer", "run"),
+    *(
+        "training.stages",
+        "training.stream",
+        "training.latency",
+        "training.worker",
+        "training.scorer_pool",
+    ),
+    *(
+        "scan.ray",
+        "cluster",
+        "shared",
+        "doctor.cluster_file",
+        "ray_engine",
+        "stream",
+        "trainer",
+        "run",
+    ),
 }
 
 

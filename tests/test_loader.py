@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import raysb
 from raysb.local import LocalStream
+from raysb.scoring.proxy import Proxy
 from raysb.seeding import generator
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
@@ -394,3 +395,17 @@ def test_rows_that_are_none_are_an_error_and_not_the_demo(call) -> None:
     options = {"batch_size": 4, "model": nn.Linear(1, 1)} if call is raysb.SelectiveLoader else {}
     with pytest.raises(TypeError, match=rf"{call.__name__}\(rows\): the rows are None"):
         call(None, **{"model": nn.Identity, "loss": raysb.losses.cross_entropy("label"), **options})
+
+
+def test_what_cheap_scores_agree_is_told_and_a_fallback_is_warned_of(monkeypatch) -> None:
+    other = net(8)
+    monkeypatch.setattr("raysb.training.spec.find_proxy", lambda name, live: Proxy(other))
+    model = net()
+    scoring = raysb.Scoring(batch_size=300, proxy="another")  # 3 pools an epoch
+    loader = loader_of(model, scoring=scoring)
+    assert loader.agreement == {}
+    with pytest.warns(UserWarning, match=r"scoring\.min_agreement=0\.8.*the model scores"):
+        train(loader, model, sgd(model), 4)  # pools 3, 6 and 9 decide
+    assert loader.agreement["agreement"] < 0.8
+    assert loader.agreement["fallback"] == 1
+    assert loader_of(net()).agreement == {}

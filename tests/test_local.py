@@ -449,7 +449,7 @@ def test_a_stream_that_is_resumed_trains_every_row_of_every_epoch(selector, stop
     repeated = sum(sum(epoch.values()) for epoch in times) - 900
     assert repeated <= second.plan.pool_rows + 16
     if spec.scored:
-        assert [sums.num_scored for sums in second.ledger.epochs.values()] == [300] * 3
+        assert [sums.num_scored for sums in second.ledger.totals.epochs.values()] == [300] * 3
 
 
 @pytest.mark.parametrize("selector", [Uniform(), SelectiveBackprop(min_probability=1.0)])

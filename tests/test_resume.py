@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 from multiprocessing import get_context
 
@@ -12,12 +13,17 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from raysb.config import load
+from raysb.errors import RunDirectoryError
 from raysb.history.settings import History
+from raysb.inspect_history.records import read_history
 from raysb.job import Silent, TrainingJob
 from raysb.local import fit_locally
 from raysb.losses import cross_entropy
+from raysb.models import load_model
 from raysb.report.directory import newest_weights
 from raysb.report.records import read_metrics
+from raysb.run import train
 from raysb.scoring.settings import Scoring
 from raysb.selection import (
     BudgetedSelection,
@@ -267,6 +273,8 @@ def test_more_epochs_can_be_trained_than_were_planned(tmp_path, whole) -> None:
     ("change", "said"),
     [
         ({"scoring": Scoring(batch_size=POOL + 1)}, "scoring.batch_size"),
+        ({"scoring": Scoring(batch_size=POOL, dtype="bfloat16")}, "Leave scoring.proxy"),
+        ({"scoring": Scoring(batch_size=POOL, image_scale=0.5)}, "pictures times 0.5"),
         ({"seed": 4}, "run.seed"),
         ({"source": None}, "data.train"),
     ],
@@ -302,3 +310,31 @@ def test_the_final_weights_of_a_run_that_goes_on_are_never_the_old_ones(tmp_path
     assert newest_weights(folder) == folder / "model.safetensors"
     killed(folder, SELECTORS["sb"], "step", 7)  # after the checkpoints of steps 12 and 16
     assert newest_weights(folder).parent.name == "checkpoint_000000016"
+
+
+def test_another_precision_of_training_is_a_setting_that_may_change(tmp_path) -> None:
+    """Weights and optimizer are float32 in both; only the forward pass is another one from there"""
+    folder = tmp_path / "run"
+    killed(folder, SELECTORS["sb"], "step", 10)
+    fit_locally(job_in(folder, SELECTORS["sb"], dtype="bfloat16"))
+    assert read_metrics(folder)[-1]["fraction"] == 1.0
+
+
+def test_checkpoints_elsewhere_are_found_by_who_is_given_the_run(tmp_path) -> None:
+    words = ["--engine", "local", "--data.train", "digits", "--model.name", "mlp"]
+    words += ["--train.epochs", "1", "--train.use_gpu", "false", "--run.loggers", "[]"]
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    train(load(None, [*words, f"--run.dir={run}", f"--run.checkpoints={elsewhere}"]))
+    whole = load_model(run).state_dict()
+    assert read_history(run).checkpoint.parent == elsewhere
+    (run / "model.safetensors").unlink()  # of a run that did not end
+    assert newest_weights(run).parent.parent == elsewhere
+    for one, other in zip(load_model(run).state_dict().values(), whole.values(), strict=True):
+        assert torch.equal(one, other)
+    shutil.rmtree(elsewhere)
+    with pytest.raises(RunDirectoryError, match="and no checkpoint"):
+        newest_weights(run)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace(str(elsewhere), "s3://bucket/run"))
+    with pytest.raises(RunDirectoryError, match="s3://bucket/run, which is not read from here"):
+        newest_weights(run)

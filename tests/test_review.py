@@ -10,7 +10,7 @@ from raysb.errors import DataError, StreamOrderError
 from raysb.local import LocalStream
 from raysb.losses import cross_entropy, mse
 from raysb.scoring.cursor import Cursor
-from raysb.scoring.ledger import Grant
+from raysb.scoring.records import Grant
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop
 from raysb.selection.scorer import PoolScoring, Scorer

@@ -23,6 +23,7 @@ SECTIONS = {
 }
 
 NO_COUNT = (0, -1, 1.5, "3", None, True)
+NO_PAIR = ((2, 1), (0, 2), (1, 2, 3), (1,), (1, 1.5), (True, 2))
 NO_COUNT_FROM_0 = (-1, 1.5, "3", None, True)
 NO_LIMIT = (0, -1, 1.5, "3", True)
 NO_AMOUNT = (-0.1, math.nan, math.inf, "3", None)
@@ -31,7 +32,7 @@ NO_BOUND = (0, -1.0, math.nan, math.inf, "3")
 OUT_OF_RANGE = {
     "train.epochs": (*NO_COUNT, 65_536, 2**40),
     "train.batch_size": NO_COUNT,
-    "train.num_workers": NO_COUNT,
+    "train.num_workers": (*NO_COUNT, *NO_PAIR),
     "train.lr": NO_AMOUNT,
     "train.optimizer": ("", None, 3),
     "train.optimizer_args": (None, [1], "a=1"),
@@ -67,9 +68,11 @@ OUT_OF_RANGE = {
     "train.max_failures": (-2, 1.5, "3", None, True),
     "train.audit": ("yes", None, 1),
     "train.num_threads": NO_COUNT_FROM_0,
+    "train.statistics": (None, "gradient", ["gradients"], ["gradient", "gradient"], 3),
+    "train.statistics_every": NO_COUNT,
     "eval.every": NO_COUNT_FROM_0,
     "eval.batch_size": NO_COUNT,
-    "scoring.num_actors": NO_COUNT,
+    "scoring.num_actors": (*NO_COUNT, *NO_PAIR),
     "scoring.batch_size": NO_COUNT,
     "scoring.score": ("", 3, True),
     "scoring.image_scale": (0, -0.5, 1.1, math.nan, "3", None),
@@ -124,6 +127,9 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_value(key, value):
         ("train.max_failures", -1),
         ("train.use_gpu", True),
         ("train.clip_norm", 1),
+        ("train.num_workers", (1, 4)),
+        ("scoring.num_actors", (2, 2)),
+        ("scoring.num_actors", (2, 8)),
         ("scoring.max_staleness_steps", 0),
         ("scoring.max_staleness_steps", None),
         ("scoring.max_staleness_steps", "auto"),
@@ -147,6 +153,17 @@ def test_the_history_counts_as_many_epochs_as_a_run_may_have():
     table.record(row, np.ones(1, np.float32), epoch=MOST_EPOCHS - 1, **how)
     with pytest.raises(ValueError, match="epoch=65535"):
         table.record(row, np.ones(1, np.float32), epoch=MOST_EPOCHS, **how)
+
+
+def test_a_pair_the_wrong_way_round_is_shown_the_right_one():
+    with pytest.raises(ValueError, match=r"scoring\.num_actors=\(8, 2\): the fewest .*: 2,8"):
+        Scoring(num_actors=(8, 2))
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "pipeline"])
+def test_a_strategy_that_spreads_the_model_takes_no_changing_number_of_workers(strategy):
+    with pytest.raises(ValueError, match=r"train\.num_workers=\(2, 4\): .*set train.strategy=ddp"):
+        Training(num_workers=(2, 4), strategy=strategy, accumulate=4)
 
 
 def test_lockstep_wants_weights_of_every_step():

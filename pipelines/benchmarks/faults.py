@@ -4,12 +4,13 @@
 
 Every case is `raysb train` on Ray in a process of its own, with every row selected, so that each
 must be trained exactly once an epoch; when about a third of the steps are done the fault comes. The
-table goes to `pipelines/records/faults_*.md`: the longest time without a step that is new, rows
-lost, rows trained twice in what the run keeps, rows trained anew because they lay behind the last
-checkpoint, the final error.
+table goes to `pipelines/records/faults_*.md`, where cases that were not run stay: the longest time
+without a step that is new, rows lost, rows trained twice in what the run keeps, rows trained anew
+because they lay behind the last checkpoint, the final error. The cases with a small disk need root.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -19,11 +20,16 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the raysb beside this file
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -47,7 +53,9 @@ ROLES = {  # of a process, by its title
     "train controller": r"ray::.*TrainController",
 }
 LOCAL = ("--address", "local")  # beside whatever runs on this machine
-PAUSE_S = 10.0  # for which the slow ones are stopped
+PAUSE_S = 10.0  # for which some are stopped
+SLOW_S = 20.0
+SPILLS = "rows that do not fit into the object store"
 
 
 @dataclass
@@ -60,10 +68,17 @@ class Run:
     process: Any = None
     said: list[str] = field(default_factory=list)
 
+    environment: dict[str, str] = field(default_factory=dict)
+
     @property
     def directory(self) -> Path:
         """Of the run."""
         return self.folder / "run"
+
+    @property
+    def small(self) -> Path:
+        """A small disk, where the case has one."""
+        return self.folder / "small"
 
     def start(self, *words: str) -> None:
         """Begin it, or go on with it."""
@@ -80,7 +95,9 @@ class Run:
         with open(self.folder / "out.txt", "a") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "raysb", "train", *(words or settings), *LOCAL],
-                env=environment | {MARK: str(self.folder), "OMP_NUM_THREADS": "1"},
+                env=environment
+                | {MARK: str(self.folder), "OMP_NUM_THREADS": "1"}
+                | self.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
@@ -165,6 +182,80 @@ def pause(role: str) -> Any:
     return fault
 
 
+def slow(role: str) -> Any:
+    """A fault: one process of a role gets a tenth of its time for a while."""
+
+    def fault(run: Run) -> None:
+        pid, until = run.find(role)[-1], time.monotonic() + SLOW_S
+        while time.monotonic() < until:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.45)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.05)
+
+    return fault
+
+
+def full_disk(run: Run) -> None:
+    """A fault: where checkpoints go there is no room for a while."""
+    fill(run.small)
+    time.sleep(SLOW_S)
+    (run.small / "fill").unlink()
+
+
+def full_to_the_end(run: Run) -> None:
+    """A fault: there is none until the run has ended, with an error; then it goes on."""
+    fill(run.small)
+    run.end()
+    (run.small / "fill").unlink()
+    time.sleep(5)
+    run.start("--resume", str(run.directory))
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte of a disk."""
+    with suppress(OSError), open(folder / "fill", "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def on_small_disk(run: Run) -> None:
+    """Before a run: its checkpoints go to a disk of 64 MB, mounted in this process's own view."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x00020000) or subprocess.call(["mount", "--make-rprivate", "/"]):
+        raise PermissionError("only root may mount the small disk of this case")
+    run.small.mkdir()
+    subprocess.check_call(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(run.small)])
+    run.extra = ("--run.checkpoints", str(run.small / "checkpoints"))
+
+
+def with_small_store(run: Run) -> None:
+    """Before a run: wide rows, 200 MB an epoch, and an object store of 80 MB."""
+    rows, shape = 2048, (3, 180, 180)
+    rng = np.random.default_rng(0)
+    columns = {"id": np.arange(rows), "label": rng.integers(10, size=rows)}
+    wide = rng.integers(0, 255, (rows, int(np.prod(shape))), np.uint8)
+    wide[:, :1000] = columns["label"][:, None] * 25  # something to learn
+    columns["x"] = pa.FixedSizeListArray.from_arrays(wide.ravel(), wide.shape[1])
+    pq.write_table(pa.table(columns), run.folder / "wide.parquet", row_group_size=128)
+    run.environment = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20)}
+    run.options = argparse.Namespace(**vars(run.options) | {"rows": int(rows * 0.75)})
+    run.extra = (
+        *("--data.train", str(run.folder / "wide.parquet"), "--data.inputs", "x"),
+        *("--data.test_fraction", "0.25", "--model.name", "mlp", "--model.args.hidden", "[8]"),
+        *("--scoring.batch_size", "128", "--train.lr", "0.001"),
+    )
+
+
+def spilled_mb() -> float:
+    """What the newest Ray of this machine has written to its disk."""
+    newest = max(Path("/tmp/ray").glob("session_2*"), key=lambda path: path.stat().st_mtime)
+    found = [0.0]
+    for log in newest.glob("logs/raylet*.out"):
+        found += [float(each) for each in re.findall(r"Spilled (\d+) MiB", log.read_text())]
+    return max(found)
+
+
 def again(number: int) -> Any:
     """A fault: the command itself gets a signal, and is called again with --resume."""
 
@@ -186,9 +277,20 @@ CASES: dict[str, Any] = {
     **{f"SIGKILL of a {role}": kill(role) for role in ROLES},
     f"a scorer stands still for {PAUSE_S:g} s": pause("scorer"),
     f"a train worker stands still for {PAUSE_S:g} s": pause("train worker"),
+    f"a scorer is ten times slower for {SLOW_S:g} s": slow("scorer"),
+    f"a train worker is ten times slower for {SLOW_S:g} s": slow("train worker"),
+    f"no room for checkpoints for {SLOW_S:g} s": full_disk,
+    "no room for checkpoints to the end, then --resume": full_to_the_end,
+    SPILLS: no_fault,
     "SIGINT, then --resume": again(signal.SIGINT),
     "SIGTERM, then --resume": again(signal.SIGTERM),
     "SIGKILL of the command, then --resume": again(signal.SIGKILL),
+}
+
+
+BEFORE: dict[str, Any] = {
+    **{name: on_small_disk for name in CASES if name.startswith("no room")},
+    SPILLS: with_small_store,
 }
 
 
@@ -196,6 +298,7 @@ def run_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One run with one fault."""
     with TemporaryDirectory(prefix="raysb-faults-") as folder:
         run = Run(Path(folder), options)
+        BEFORE.get(name, no_fault)(run)
         run.start()
         try:
             run.reach(options.at)
@@ -203,10 +306,13 @@ def run_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
             recovery = LongestPause(run)
             CASES[name](run)
             code = run.end()
-            return {"case": name, "exit": code, "pause_s": recovery.end(), **judge(run, before)}
+            found = {"case": name, "exit": code, "pause_s": recovery.end(), **judge(run, before)}
+            return found | ({"spilled_mb": spilled_mb()} if name == SPILLS else {})
         finally:
             if run.process.poll() is None:
                 run.process.kill()
+            if run.small.is_mount():
+                subprocess.call(["umount", "-l", str(run.small)])
 
 
 def judge(run: Run, before: int) -> dict[str, Any]:
@@ -276,8 +382,12 @@ def main() -> None:
             print(json.dumps(results[-1]), flush=True)
     name = f"faults_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
     options.out.mkdir(parents=True, exist_ok=True)
+    record = options.out / f"{name}.json"
+    if record.exists():  # cases that were not run now stay as they were
+        before = json.loads(record.read_text())["results"]
+        results = [each for each in before if each["case"] not in cases] + results
     said = {"hardware": hardware(), "results": results}
-    (options.out / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n")
+    record.write_text(json.dumps(said, indent=1) + "\n")
     here = ", ".join(f"{key} {value}" for key, value in hardware().items())
     head = f"# What a run survives\n\n{here}; n = {options.repeats}.\n\n"
     (options.out / f"{name}.md").write_text(head + table(results) + "\n")

@@ -102,7 +102,7 @@ def measure(data: str | None) -> list[dict[str, float]]:
             "scored": sums.num_scored,
             "trained": sums.num_selected,
         }
-        for epoch, sums in sorted(stream.ledger.epochs.items())
+        for epoch, sums in sorted(stream.ledger.totals.epochs.items())
     ]
 
 

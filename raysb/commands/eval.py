@@ -5,19 +5,22 @@ import sys
 from typing import TYPE_CHECKING
 
 from raysb.commands.effect import refuse_without_effect
-from raysb.commands.options import JSON, OK, UsageError, take_options
+from raysb.commands.options import JSON, OK, Option, UsageError, take_options
 
 if TYPE_CHECKING:
     from raysb.evaluate import Evaluated
 
 HELP = """\
-usage: raysb eval RUN_DIR [--data.test PATH] [--section.key VALUE ...] [--json] [--help]
+usage: raysb eval RUN_DIR [--data.test PATH] [--best] [--section.key VALUE ...] [--json]
+                   [--help]
 
 Loads model.safetensors with the configuration of the run and evaluates it: on the rows that the
 run tested on, or on others.
 
   RUN_DIR                         directory that `raysb train` named at its end
   --data.test PATH                other rows: parquet, or a demo set
+  --best                          the weights of the best evaluation, instead of the last:
+                                  model_best.safetensors, which train.save_best leaves
   --json                          one JSON object
 
 Settings that have an effect, with the defaults of the run:
@@ -44,14 +47,14 @@ MOST_CLASSES = 20  # lines of the table; a thousand classes are read from --json
 
 def run(words: list[str]) -> int:
     """Evaluate; returns the exit code."""
-    given = take_options(words, {"json": JSON})
+    given = take_options(words, {"json": JSON, "best": Option()})
     (folder,), flags = given.positional("RUN_DIR")
     if wrong := [flag for flag in flags if flag.startswith("--config")]:
         raise UsageError(f"{wrong[0]}: the configuration is that of the run, {folder}/config.toml")
     refuse_without_effect(flags, SETTINGS, "an evaluation")
     from raysb.evaluate import evaluate_run
 
-    result = evaluate_run(folder, flags)
+    result = evaluate_run(folder, flags, best=given.has("best"))
     text = json.dumps(result.as_json()) if given.has("json") else "\n".join(lines(result))
     sys.stdout.write(text + "\n")
     return OK
@@ -63,7 +66,7 @@ def lines(result: "Evaluated") -> list[str]:
     if result.recorded is not None:
         equal = result.recorded == result.metrics
         said = "the same" if equal else _figures(result.recorded)
-        found.append(f"recorded at the end of the run: {said}")
+        found.append(f"recorded {result.when}: {said}")
     return found + _class_lines(result)
 
 

@@ -22,8 +22,10 @@ starts no Ray.
 
 Compared with uniform training on all the processors, the scorers' included, as if that scaled
 perfectly. Measured with train.num_threads threads, without it with one, as each process of a run on
-Ray has. Of one thread CPU time is taken, which does not count waiting for a disk. A gain per epoch
-is not a gain in error: pipelines/benchmarks/frontier.py compares errors at equal cost.
+Ray has. Of one thread CPU time is taken, which does not count waiting for a disk. With
+--scoring.proxy its forward passes are measured. Of a pair of numbers, --scoring.num_actors 1,4, the
+most are counted; of a pipeline, that its stages wait at either end of a step. A gain per epoch is
+not a gain in error: pipelines/benchmarks/frontier.py compares errors at equal cost.
 
 Labels look wrong where the chances that the net gave them fall into two groups with few rows
 between: at least 2 % of the rows beyond a valley whose density is a tenth below the lower peak.

@@ -28,12 +28,15 @@ raysb.load_model and every other command take like that of any run.
                         here, layer by layer), energy (by --energy-table)
   --criterion NAME      taylor_act (default), taylor, fisher, skeletonization, l1, l2, fpgm, sum,
                         mean, std, apoz, entropy, obd, obs, snip, random, or package.module:Class
+  --criterion-args NAME=VALUE,...
+                        its hyperparameters: beta=1e-9 of fisher, bins=64 of entropy, seed=1 ...
   --scope layer         take the amount from each layer; default: global, all channels in one order
   --raw                 compare layers by importance as it is, not divided by each layer's norm
   --round-to N          channels that stay of a layer are the nearest multiple of N, or all
   --protect NAME,...    layers that keep their outputs, by name or pattern: stem,stages.0.*
   --repair              fit the next layers to the outputs that they had, by least squares
-  --rows N              training rows for statistics and repair (default: 1024)
+  --rows N              training rows for statistics and repair (default: the statistics of
+                        training, where train.statistics kept some, else 1024 rows)
   --latency-rows N      rows of a batch that is timed (default: 1)
   --energy-table FILE   TOML: mac = ..., byte = ..., and "<layer>.mac" where a layer differs
   --out DIR             directory to write (default: the next free runs/<run>-pruned-<n>)
@@ -58,6 +61,7 @@ OPTIONS = {
     "keep": Option(value="LAYER=N", needs="a layer and a number"),
     "budget": Option(value="KIND=SHARE", needs="what is bounded, and a share"),
     "criterion": Option(value="NAME", needs="a name"),
+    "criterion-args": Option(value="NAME=VALUE", needs="a name and a value"),
     "scope": Option(value="SCOPE", needs="global or layer"),
     "raw": Option(),
     "round-to": Option(value="N", needs=_WHOLE),
@@ -94,10 +98,10 @@ def run(words: list[str]) -> int:
     show = given.has("show")
     _refuse_idle(given, show)
     chosen = _chosen(given)
-    from raysb.prune_run import ROWS, prune_run, show_run
+    from raysb.prune_run import prune_run, show_run
     from raysb.pruning import Wanted
 
-    rows, out = chosen.pop("rows", ROWS), chosen.pop("out", None)
+    rows, out = chosen.pop("rows", None), chosen.pop("out", None)
     wanted = Wanted(**chosen)
     if show:
         shown = show_run(folder, wanted, flags, rows=rows)
@@ -144,6 +148,9 @@ def _chosen(given: Words) -> dict[str, Any]:
     if (text := given.get("keep")) is not None:
         pairs = [_pair(int, each, f"--keep {text}") for each in text.split(",")]
         chosen["keep"] = dict(pairs)
+    if (text := given.get("criterion-args")) is not None:
+        pairs = [_pair(_value, each, f"--criterion-args {text}") for each in text.split(",")]
+        chosen["criterion_args"] = dict(pairs)
     if (text := given.get("budget")) is not None:
         chosen["budget"] = _pair(float, text, f"--budget {text}")
     return chosen
@@ -154,6 +161,16 @@ def _pair(kind: Any, text: str, what: str) -> tuple[str, Any]:
     if not equals or not name:
         raise UsageError(f"{what}: must be a name, '=' and a number, e.g. conv1=8 or macs=.5")
     return name, _number(kind, value, what)
+
+
+def _value(text: str) -> Any:
+    """A number where it is one, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _number(kind: Any, text: str, what: str) -> Any:
@@ -178,7 +195,7 @@ def show_lines(shown: "Shown", blocks: bool = True) -> list[str]:
         f"{shown.run}: {_words(shown.size)}",
         *_caution(shown.caution),
         "",
-        f"importance by {shown.criterion}, higher stays:",
+        f"importance by {shown.criterion}{_of(shown.statistics)}, higher stays:",
         *aligned(rows, right=range(2, 7)),
     ]
 
@@ -218,7 +235,7 @@ def pruned_lines(pruned: "Pruned") -> list[str]:
     met = [f"{pruned.budget[0]}: {pruned.budget[1]:.1%} remains"] if pruned.budget else []
     out = pruned.out
     return [
-        f"{pruned.run}: channels removed by {pruned.criterion}",
+        f"{pruned.run}: channels removed by {pruned.criterion}{_of(pruned.statistics)}",
         *_caution(pruned.caution),
         *aligned([("layer", "channels"), *changed]),
         "",
@@ -229,6 +246,10 @@ def pruned_lines(pruned: "Pruned") -> list[str]:
         f"rebirth: raysb train --config {out}/config.toml --model.plan {out}/plan.safetensors "
         f"--model.init {out}/model.safetensors --train.lr {pruned.rebirth_lr:g}",
     ]
+
+
+def _of(statistics: str) -> str:
+    return f", statistics of {statistics}" if statistics else ""
 
 
 def _caution(text: str) -> list[str]:

@@ -39,7 +39,8 @@ Settings that have an effect, with the defaults of `raysb train --help`:
   --data.num_readers              processes that read and decode; 0: scorers read for themselves
   --model.name, --model.args, --model.norm, --model.convert_norm, --model.num_classes
   --train.loss, --train.loss_args
-  --scoring.num_actors, --scoring.batch_size, --scoring.dtype
+  --scoring.num_actors            scorers; of a pair the fewest: nobody trains who could be hungry
+  --scoring.batch_size, --scoring.dtype
   --scoring.num_cpus, --scoring.num_gpus, --scoring.resources
   --engine ray|local, --address
 """

@@ -56,7 +56,7 @@ def check_memory(job: TrainingJob, store: float | None) -> Finding:
     plan = spec.plan(training.batch_size, 1)
     batch = spec.read(plan, 0)
     row = sum(column.nbytes for column in batch.values()) / num_rows(batch)
-    limits = spec.limits(training.batch_size, training.num_workers)
+    limits = spec.limits_as_grown(training.batch_size, training.max_workers)[-1]
     rows = None
     if limits.max_rows is not None and limits.window is not None:
         rows = limits.max_rows + limits.window * plan.pool_rows

@@ -33,7 +33,7 @@ from raysb.config import kind_of, load
 from raysb.errors import RunDirectoryError
 from raysb.history.records import NEVER
 from raysb.history.table import LossTable
-from raysb.report.directory import CHECKPOINT, CONFIG
+from raysb.report.directory import CHECKPOINT, CONFIG, checkpoints_of
 from raysb.training.checkpoint import HISTORY, STREAM, load_stream
 
 Samples: TypeAlias = dict[str, npt.NDArray[Any]]  # by column, in ascending order of ids
@@ -119,7 +119,8 @@ def _steps(tree: Any) -> int:
 def _last_checkpoint(run: Path) -> Path:
     """The checkpoint with the most steps; names and times of files change when they are copied."""
     steps = {}
-    for file in sorted(run.glob(f"{CHECKPOINT}*/{STREAM}")):
+    held = list(run.glob(f"{CHECKPOINT}*/{STREAM}"))
+    for file in sorted(held or checkpoints_of(run).glob(f"{CHECKPOINT}*/{STREAM}")):
         try:
             steps[file.parent] = _steps(json.loads(file.read_text()))
         except (ValueError, KeyError, TypeError, RecursionError):

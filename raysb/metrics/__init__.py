@@ -6,6 +6,7 @@ one label each; indicator matrices of several labels a row are refused.
 """
 
 from raysb.metrics.averages import f1_score as f1_score
+from raysb.metrics.averages import fbeta_score as fbeta_score
 from raysb.metrics.averages import (
     precision_recall_fscore_support as precision_recall_fscore_support,
 )
@@ -15,6 +16,7 @@ from raysb.metrics.confusion import accuracy_score as accuracy_score
 from raysb.metrics.confusion import balanced_accuracy_score as balanced_accuracy_score
 from raysb.metrics.confusion import confusion_matrix as confusion_matrix
 from raysb.metrics.inputs import UndefinedMetricWarning as UndefinedMetricWarning
+from raysb.metrics.probabilities import brier_score_loss as brier_score_loss
 from raysb.metrics.probabilities import log_loss as log_loss
 from raysb.metrics.probabilities import top_k_accuracy_score as top_k_accuracy_score
 from raysb.metrics.ranking import average_precision_score as average_precision_score
@@ -22,14 +24,18 @@ from raysb.metrics.ranking import roc_auc_score as roc_auc_score
 from raysb.metrics.regression import mean_absolute_error as mean_absolute_error
 from raysb.metrics.regression import mean_squared_error as mean_squared_error
 from raysb.metrics.regression import r2_score as r2_score
+from raysb.metrics.report import classification_report as classification_report
 
 __all__ = [
     "UndefinedMetricWarning",
     "accuracy_score",
     "average_precision_score",
     "balanced_accuracy_score",
+    "brier_score_loss",
+    "classification_report",
     "confusion_matrix",
     "f1_score",
+    "fbeta_score",
     "log_loss",
     "mean_absolute_error",
     "mean_squared_error",

@@ -141,6 +141,34 @@ def recall_score(
     )[1]
 
 
+def fbeta_score(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    beta: float,
+    labels: Any = None,
+    pos_label: Any = 1,
+    average: Average = "binary",
+    sample_weight: Any = None,
+    zero_division: ZeroDivision = "warn",
+) -> Any:
+    """Harmonic mean of precision and recall in which recall counts beta^2 times.
+
+    Arguments and errors are those of `precision_recall_fscore_support`.
+    """
+    return precision_recall_fscore_support(
+        y_true,
+        y_pred,
+        beta=beta,
+        labels=labels,
+        pos_label=pos_label,
+        average=average,
+        warn_for=("f-score",),
+        sample_weight=sample_weight,
+        zero_division=zero_division,
+    )[2]
+
+
 def f1_score(
     y_true: Any,
     y_pred: Any,

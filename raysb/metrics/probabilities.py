@@ -1,7 +1,7 @@
-"""How much the scores of a model say of the label: log loss, and the label among the first k."""
+"""How much the scores of a model say of the label: log loss, Brier score, first k classes."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,16 +36,7 @@ def log_loss(
         sample_weight: [n].
         labels: The classes, ascending; needed where not all occur.
     """
-    true, given = to_labels(y_true, "y_true"), to_array(y_proba, "y_proba")
-    probabilities = given if given.dtype in (np.float16, np.float32) else given.astype(np.float64)
-    if probabilities.min() < 0 or probabilities.max() > 1:
-        raise ValueError(
-            f"y_proba: from {probabilities.min()} to {probabilities.max()}, but probabilities lie "
-            "in [0, 1]; take the softmax of logits first"
-        )
-    if probabilities.size == len(probabilities):
-        second = probabilities.reshape(-1)
-        probabilities = np.stack([1 - second, second], axis=1)
+    true, probabilities = to_labels(y_true, "y_true"), _of_classes(y_proba)
     check_rows(y_true=true, y_proba=probabilities)
     classes = classes_of(true, labels, probabilities.shape[1])
     weights = to_weights(sample_weight, len(true))
@@ -55,12 +46,89 @@ def log_loss(
     return float(losses.sum() if weights is None else losses @ weights)
 
 
-def _losses(probabilities: Values, index: Values) -> Floats:
+def brier_score_loss(
+    y_true: Any,
+    y_proba: Any,
+    *,
+    sample_weight: Any = None,
+    pos_label: Any = None,
+    labels: Any = None,
+    scale_by_half: bool | Literal["auto"] = "auto",
+) -> float:
+    """Mean over the rows of sum_c (1[label is c] - p_c)^2, in [0, 2]; of two classes half of it.
+
+    Args:
+        y_true: Labels [n].
+        y_proba: Probabilities [n, C] in [0, 1], column j of the j-th class in ascending order; or
+            [n] of `pos_label`.
+        sample_weight: [n].
+        pos_label: Class that probabilities [n] are of; `None`: the greater one, 1 of 0 and 1.
+        labels: The classes, ascending; needed where not all occur.
+        scale_by_half: Whether to divide by 2; `"auto"`: of two classes.
+
+    Raises:
+        ValueError: Probabilities are out of range, or do not go with the labels.
+    """
+    true, probabilities = to_labels(y_true, "y_true"), _of_classes(y_proba)
+    check_rows(y_true=true, y_proba=probabilities)
+    weights = to_weights(sample_weight, len(true))
+    if to_array(y_proba, "y_proba").size == len(true):
+        right = np.stack([~(hit := true == _positive(true, pos_label)), hit], axis=1)
+    else:
+        classes = classes_of(true, labels, probabilities.shape[1])
+        _check_sums(probabilities)
+        right = true[:, None] == classes
+    score = float(mean(((right - probabilities) ** 2).sum(axis=1), weights))
+    halved = probabilities.shape[1] < 3 if scale_by_half == "auto" else scale_by_half
+    return score / 2 if halved else score
+
+
+def _positive(true: Values, pos_label: Any) -> Any:
+    """The class that one column of probabilities is of."""
+    found = np.unique(true)
+    if len(found) > 2:
+        raise ValueError(
+            f"y_proba: one probability a row, and y_true has {len(found)} classes; give a column "
+            "for each"
+        )
+    known = found.tolist()
+    if pos_label is None:
+        if found.dtype.kind in "biuf" and (set(known) <= {0, 1} or set(known) <= {-1, 1}):
+            return 1
+        if found.dtype.kind in "biuf":
+            return known[-1]
+        raise ValueError(f"y_true has the classes {known}: say with pos_label of which y_proba is")
+    if len(found) == 2 and pos_label not in known:
+        raise ValueError(f"pos_label={pos_label!r}: must be one of {known}")
+    return pos_label
+
+
+def _of_classes(y_proba: Any) -> Values:
+    """Probabilities of every class, those of one column as of the second of two. [n, C]"""
+    given = to_array(y_proba, "y_proba")
+    probabilities = given if given.dtype in (np.float16, np.float32) else given.astype(np.float64)
+    if probabilities.min() < 0 or probabilities.max() > 1:
+        raise ValueError(
+            f"y_proba: from {probabilities.min()} to {probabilities.max()}, but probabilities lie "
+            "in [0, 1]; take the softmax of logits first"
+        )
+    if probabilities.size == len(probabilities):
+        second = probabilities.reshape(-1)
+        probabilities = np.stack([1 - second, second], axis=1)
+    return probabilities
+
+
+def _check_sums(probabilities: Values) -> None:
     eps = np.finfo(probabilities.dtype).eps
     if not np.allclose(probabilities.sum(1), 1, rtol=eps**0.5, atol=0):
         warnings.warn(
-            "y_proba: the probabilities of a row do not add up to 1", UserWarning, stacklevel=3
+            "y_proba: the probabilities of a row do not add up to 1", UserWarning, stacklevel=4
         )
+
+
+def _losses(probabilities: Values, index: Values) -> Floats:
+    _check_sums(probabilities)
+    eps = np.finfo(probabilities.dtype).eps
     own = np.take_along_axis(probabilities, index[:, None], axis=1)[:, 0]
     losses: Floats = -np.log(own.clip(eps, 1 - eps)).astype(np.float64)
     return losses

@@ -5,6 +5,7 @@ then slows all of them. Of one thread on a CPU the CPU time of the process is ta
 processes do not lengthen much; it does not count waiting for a disk.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from raysb.device import device_here
 from raysb.errors import ModelError
 from raysb.job import TrainingJob
 from raysb.local import LocalStream
-from raysb.optim.registry import build_optimizer
 from raysb.planning.choosing import plain, select_seconds
 from raysb.planning.costs import RowCosts
 from raysb.schema import Batch, num_rows, take
@@ -29,7 +29,9 @@ from raysb.scoring.registry import SCORES
 from raysb.selection import Selector, Uniform
 from raysb.selection.adjustments import Adjustments
 from raysb.training.learner import Learner
+from raysb.training.parallel import devices_of
 from raysb.training.spec import StreamSpec
+from raysb.training.strategies import in_one_process
 
 SECONDS = 12.0  # to measure for
 LEAST_ROUNDS, MOST_ROUNDS = 3, 60
@@ -60,6 +62,8 @@ class Measured:
             scored rows takes more than on others.
         train: Batch, forward pass, backward pass, step, of uniform training.
         elsewhere: To score in a process without the model's device; none: as `score`.
+        proxy: The model that scores in place of the one that is trained, whose forward passes these
+            are; none: the model itself.
     """
 
     device: str
@@ -74,6 +78,7 @@ class Measured:
     score: float
     train: float
     elsewhere: float | None = None
+    proxy: str | None = None
 
     def costs(self, extra: float = 0.0) -> RowCosts:
         """What a row costs.
@@ -120,18 +125,19 @@ class _Bench:
     """A stream that scores, one that does not, and what a row takes by itself, in turn."""
 
     def __init__(self, job: TrainingJob, device: torch.device, seconds: float) -> None:
-        spec, training = job.spec, job.training
+        spec, training = job.spec, replace(in_one_process(job.training), compile=False)
         self._device, self._threads = device, torch.get_num_threads()
         self._cpu_time = device.type == "cpu" and self._threads == 1
-        model = spec.task.build(spec.seed).to(device)
+        model = spec.task.build(spec.seed)
         self._batch, pool_rows, self._rows_at_once = self._sizes(
-            spec, training.batch_size, model, seconds
+            spec, training.batch_size, copy.deepcopy(model).to(device), seconds
         )
+        if self._batch % training.accumulate:
+            training = replace(training, accumulate=1)  # of fewer rows than a step has
         self._spec = _keeping_half(spec, pool_rows)
-        optimizer = build_optimizer(model, training, job.optimizer)
-        self._learner = Learner(
-            spec.task, model, optimizer, training.clip_norm, dtype=training.dtype
-        )
+        self._pools = self._spec.pool_scoring
+        devices = devices_of(device)
+        self._learner = Learner.build(spec.task, model, training, devices, job.optimizer)
         self._scoring = _Stream(self._spec, self._learner, self._batch, self._now)
         uniform = replace(self._spec, selector=Uniform())
         self._uniform = _Stream(uniform, self._learner, self._batch, self._now)
@@ -140,6 +146,7 @@ class _Bench:
         self._dtypes = [*others, spec.scoring.dtype]
         apart = device.type != "cpu" and spec.scoring.num_gpus == 0
         self._cpu_model = spec.task.build(spec.seed) if apart else None
+        self._proxy = None if spec.proxy is None else str(spec.scoring.proxy)
         self._has_bound = True
 
     def _sizes(
@@ -184,8 +191,10 @@ class _Bench:
         if self._has_bound:
             found |= self._bound(batch)
         if self._cpu_model is not None:
-            act = partial(score, self._spec.task, self._cpu_model, batch)
-            found["cpu"] = self._time(partial(act, dtype=self._spec.scoring.dtype)) / rows
+            if self._pools.proxy is not None:
+                self._pools.proxy.beside(self._cpu_model)
+            act = partial(self._pools.score_cheaply, self._cpu_model, batch)
+            found["cpu"] = self._time(act) / rows
         return found
 
     def _through_streams(self) -> dict[str, float]:
@@ -198,13 +207,13 @@ class _Bench:
         return {"train": train, "pool": (found.seconds - found.trained * train) / found.scored}
 
     def _score(self, batch: Batch, dtype: str) -> None:
-        scale = self._spec.scoring.image_scale
-        score(self._spec.task, self._learner.module, batch, dtype=dtype, image_scale=scale)
+        """As scorers do: by the proxy where there is one."""
+        replace(self._pools, dtype=dtype).score_cheaply(self._learner.module, batch)
 
     def _bound(self, batch: Batch) -> dict[str, float]:
-        act = partial(score, self._spec.task, self._learner.module, batch, by=SCORES[BOUND])
+        pools = replace(self._pools, by=SCORES[BOUND])
         try:
-            seconds = self._time(partial(act, dtype=self._spec.scoring.dtype))
+            seconds = self._time(partial(pools.score_cheaply, self._learner.module, batch))
             return {"bound": seconds / num_rows(batch)}
         except (ModelError, ValueError):  # a loss or a model that has none
             self._has_bound = False
@@ -243,6 +252,7 @@ class _Bench:
             bound=of("bound") if self._has_bound else None,
             score=scored,
             train=train,
+            proxy=self._proxy,
             elsewhere=None if self._cpu_model is None else of("cpu") + scored - forward[chosen],
         )
 

@@ -22,6 +22,7 @@ from raysb.selection import (
     Selector,
     StaleSelectiveBackprop,
 )
+from raysb.training.strategies import parallel_steps
 
 ON_CLEAN_DATA = {  # what may be recommended by cost: the methods of the frontier's headline
     "--selector.kind stale_selective_backprop --selector.beta 2": StaleSelectiveBackprop(beta=2.0),
@@ -154,7 +155,8 @@ def _candidates(measured: Measured) -> Iterator[tuple[str, Selector, str | None]
 
 def _processors(config: Config, measured: Measured) -> Processors:
     """Scorers and trainers of the configuration, and what uniform training could use instead."""
-    scorers, trainers = config.scoring.num_actors, config.train.num_workers
+    # as many as there may be: the fewest are what a run begins with, not what it comes to
+    scorers, trainers = config.scoring.max_actors, parallel_steps(config.train)
     if measured.device == "cpu":
         return Processors(
             scorers=scorers, trainers=trainers, cores=max(cores_here() // measured.threads, 1)

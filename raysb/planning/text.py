@@ -52,9 +52,10 @@ def _measured(plan: Plan) -> Iterator[str]:
     )
     yield ""
     parts = {"read, decode, augment": found.read}
-    parts |= {f"forward, {dtype}": seconds for dtype, seconds in found.forward.items()}
+    forward = "forward" if found.proxy is None else "forward of the proxy"
+    parts |= {f"{forward}, {dtype}": seconds for dtype, seconds in found.forward.items()}
     if found.bound is not None:
-        parts[f"forward, {found.dtype}, bound of the gradient"] = found.bound
+        parts[f"{forward}, {found.dtype}, bound of the gradient"] = found.bound
     parts[f"score in {found.dtype}: forward, rank, record"] = found.score
     if found.elsewhere is not None:
         parts[f"score in {found.dtype} on a CPU"] = found.elsewhere

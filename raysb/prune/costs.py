@@ -89,6 +89,32 @@ def macs(graph: ChannelGraph) -> Cost:
     return cost
 
 
+def macs_by_channel(graph: ChannelGraph) -> dict[str, torch.Tensor]:
+    """Multiply-accumulates for one row that a net saves where one channel alone goes.
+
+    Those of the layers that make it and of the layers that read it. Where several layers make the
+    same channel (a residual sum), each is given an equal part: they add up to what is saved. Of a
+    grouped convolution it is the mean over its channels, which only go together.
+
+    Returns:
+        For each prunable layer float64 [out_channels].
+    """
+    saved = torch.zeros(graph.num_ids, dtype=torch.float64)
+    makers, prunable = torch.zeros_like(saved), graph.prunable
+    for name, layer in graph.layers.items():
+        out, into = (
+            torch.bincount(ids, minlength=graph.num_ids).double()
+            for ids in (layer.outputs, layer.inputs)
+        )
+        if name in prunable:
+            makers += out
+        pairs = out * len(layer.inputs) + into * len(layer.outputs) - out * into
+        weights = layer.kernel * (out if layer.depthwise else pairs / layer.groups)
+        saved += _positions(graph, name) * weights
+    share = saved / makers.clamp(min=1)
+    return {name: share[graph.layers[name].outputs] for name in prunable}
+
+
 def parameters(graph: ChannelGraph) -> Cost:
     """Parameters of the whole model."""
 

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from raysb.prune.rebirth import Outcome
 
 COLUMNS = 4
 PANEL = (3.0, 2.0)  # inches
-BAR, DOT, GREY = "#3f90da", "#bd1f01", "#bbbbbb"
+BAR, DOT, GREY, BLACK = "#3f90da", "#bd1f01", "#bbbbbb", "#222222"
 
 
 def draw_importance(layers: Mapping[str, Sequence[float]], title: str, file: str) -> None:
@@ -41,27 +44,36 @@ def draw_importance(layers: Mapping[str, Sequence[float]], title: str, file: str
     figure.savefig(file, dpi=120)
 
 
-def draw_rebirth(errors: Mapping[str, Sequence[float]], parent: float, file: str) -> None:
-    """Write a picture of test errors by criterion: a ring before rebirth, a dot after it.
+def draw_rebirth(found: Mapping[str, Sequence[Outcome]], allowed: float, file: str) -> None:
+    """Write a picture of errors by criterion: a ring before the last rebirth, a dot after it.
 
     Args:
-        errors: By criterion, [before, after] in percent, above 0.
-        parent: That of the parent, a line.
+        found: By criterion, what became of one parent or of several.
+        allowed: Points of error, in percent, that pruning may cost: a dashed line.
         file: Its ending says the format: png, svg, pdf.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = _figure()(figsize=(7, 0.3 * len(errors) + 1.5), layout="constrained")
-    axis, rows = figure.subplots(), range(len(errors))
-    before, after = zip(*errors.values(), strict=True)
+    figure = _figure()(figsize=(7, 0.3 * len(found) + 1.8), layout="constrained")
+    axis = figure.subplots()
+    runs = [(row, each) for row, runs in enumerate(found.values()) for each in runs]
+    rows = [row for row, each in runs if each.after]
+    before = [100 * each.before[-1] for _, each in runs if each.after]
+    after = [100 * each.after[-1] for _, each in runs if each.after]
+    parent = median(100 * each.parent for _, each in runs)
     axis.hlines(rows, after, before, color=GREY)
     axis.plot(before, rows, "o", color=BAR, fillstyle="none", label="before rebirth")
     axis.plot(after, rows, "o", color=DOT, label="after")
-    axis.axvline(parent, color="#222222", linewidth=1, label="parent")
-    axis.set_yticks(rows, list(errors))
+    axis.axvline(parent, color=BLACK, linewidth=1, label="parent")
+    label = f"{allowed:g} points more"
+    axis.axvline(parent + allowed, color=BLACK, linewidth=1, linestyle="--", label=label)
+    axis.set_yticks(range(len(found)), list(found))
     axis.invert_yaxis()
-    axis.set(xscale="log", xlabel="test error [%]")
+    axis.set(xscale="log", xlabel="error [%]")
+    for axle in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        axle(lambda value, _: f"{value:.3g}")
+    axis.tick_params(axis="x", which="both", labelsize=7)
     axis.legend(fontsize=8)
     figure.savefig(file, dpi=120)
 

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -98,7 +99,7 @@ class Gain:
     seconds: float
 
 
-def gain(parent: nn.Module, model: nn.Module, x: torch.Tensor, *, times: int = 9) -> Gain:
+def gain(parent: nn.Module, model: nn.Module, x: torch.Tensor, *, times: int = 25) -> Gain:
     """Compare a net with its parent on the rows `x`, the argument of forward of both."""
     graphs = [trace_channels(each, x) for each in (parent, model)]
     size = [parameters(graph)(widths_of(graph)) for graph in graphs]
@@ -110,3 +111,65 @@ def gain(parent: nn.Module, model: nn.Module, x: torch.Tensor, *, times: int = 9
             for arm, each in enumerate((parent, model)):
                 best[arm] = min(best[arm], fastest(each, x, clock=clock))
     return Gain(size[0] / size[1], work[0] / work[1], best[0] / best[1])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What pruning and rebirth made of a net, as numbers.
+
+    Args:
+        parent: Error of the parent, in [0, 1].
+        before: Error of each round's net before rebirth.
+        after: The same after it.
+        agreement: Share of the rows with the parent's class, of each round.
+        undone: Agreement of the round that was undone, if one was.
+        gain: Of the last net that counts; the parent itself where none does.
+    """
+
+    parent: float
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    agreement: tuple[float, ...]
+    undone: float | None
+    gain: Gain
+
+    def as_json(self) -> dict[str, Any]:
+        """Numbers and lists of them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Self:
+        """What `as_json` gave."""
+        rounds = {name: tuple(given[name]) for name in ("before", "after", "agreement")}
+        return cls(**given | rounds | {"gain": Gain(**given["gain"])})
+
+    def __str__(self) -> str:
+        """One line; errors are told as percentages."""
+        pairs = zip(self.before, self.after, self.agreement, strict=True)
+        told = [f"{b:.2%} to {a:.2%} (agreement {same:.3f})" for b, a, same in pairs]
+        told += [] if self.undone is None else [f"undone (agreement {self.undone:.3f})"]
+        gain = self.gain
+        return (
+            f"parent {self.parent:.2%}, by round {', '.join(told)}; {gain.parameters:.1f} times "
+            f"smaller, {gain.macs:.1f} times fewer MACs, {gain.seconds:.1f} times faster"
+        )
+
+
+def outcome(
+    parent: nn.Module,
+    found: Rebirth,
+    error: Callable[[nn.Module], float],
+    x: torch.Tensor,
+    *,
+    times: int = 25,
+) -> Outcome:
+    """Judge what `prune_and_rebirth` found, by `error` on held-out rows and by `gain` on `x`."""
+    last = found.rounds[-1].reborn if found.rounds else parent
+    return Outcome(
+        error(parent),
+        tuple(error(each.small) for each in found.rounds),
+        tuple(error(each.reborn) for each in found.rounds),
+        tuple(each.agreement for each in found.rounds),
+        None if found.undone is None else found.undone.agreement,
+        gain(parent, last, x, times=times),
+    )

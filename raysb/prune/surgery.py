@@ -125,9 +125,15 @@ def _cut_norm(norm: Any, kept: Kept, groups: int) -> None:
 def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
     """Replace a parameter or buffer by a smaller one, in its own memory and memory format."""
     old = getattr(module, name)
-    last = old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last and not old.is_contiguous() else torch.contiguous_format
-    new = value.detach().clone(memory_format=layout)
+    # by strides: a weight of one input channel is contiguous either way, and they decide how
+    # the convolution lays out what it gives
+    layouts = (torch.channels_last, torch.contiguous_format) if old.dim() == 4 else ()
+    same = (
+        each
+        for each in layouts
+        if torch.empty_like(old, memory_format=each).stride() == old.stride()
+    )
+    new = value.detach().clone(memory_format=next(same, torch.contiguous_format))
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     setattr(module, name, new)

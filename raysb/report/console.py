@@ -13,6 +13,8 @@ score/loss, score/error    over the rows scored lately
 score/agreement, /overlap of cheap scores with the live model's, in the last few audits
 score/fallback             1 once the live model scores in place of what stood in for it
 eval/loss, eval/error      of the last evaluation
+scorers/running            scorers that are up
+scorers/least, /most       the fewest and the most that were up
 weights/published_bytes    of the trained part of the model, which scorers are sent
 weights/total_bytes        of the whole model
 """
@@ -56,6 +58,7 @@ def progress_line(record: Record, before: Record | None = None) -> str:
     parts += [
         _part(record, "kept", lambda v: f"kept {v:.0%}"),
         _part(record, "age", lambda v: f"age {v:.1f} steps"),
+        _scorers(record),
         _part(record, "score/loss", lambda v: f"loss {v:.4g}"),
         _part(record, "eval/error", lambda v: f"eval error {v:.2%}"),
         _part(record, "left_s", lambda v: f"{duration(v)} left"),
@@ -89,6 +92,7 @@ def summary_lines(summary: Record, directory: str | Path) -> list[str]:
         _part(summary, "num_backpropped", lambda v: f"{v:,.0f} back-propagated"),
         _part(summary, "cost", lambda v: f"the cost of {v:.2f} epochs of uniform training"),
         _part(summary, "wall_time_s", lambda v: f"{v:.1f} s"),
+        _scorers(summary),
         _published(summary),
     ]
     notes = [
@@ -264,6 +268,15 @@ def _published(record: Record) -> str:
 def _part(record: Record, key: str, text: Callable[[float], str]) -> str:
     value = record.get(key)
     return text(value) if value is not None and math.isfinite(value) else ""
+
+
+def _scorers(record: Record) -> str:
+    """How many scorers there were, where their number has changed."""
+    least, most = record.get("scorers/least"), record.get("scorers/most")
+    if least is None or least == most:
+        return ""
+    running = record["scorers/running"]
+    return f"{running:.0f} scorer{'s' if running != 1 else ''} ({least:.0f} to {most:.0f})"
 
 
 def _since(record: Record, before: Record, key: str) -> float | None:

@@ -12,6 +12,7 @@ checkpoint_*       folders to resume from
 import fcntl
 import itertools
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,14 +175,51 @@ def _unwritable(path: Path, why: str) -> RunDirectoryError:
     )
 
 
+def checkpoints_of(folder: Path) -> Path:
+    """Where a run's checkpoints lie: in its directory, unless its `run.checkpoints` says otherwise.
+
+    Raises:
+        RunDirectoryError: They are not on a disk.
+    """
+    try:
+        named = tomllib.loads((folder / CONFIG).read_text()).get("run", {}).get("checkpoints")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    if named is None or not isinstance(named, str):
+        return folder
+    if "://" in named:
+        raise RunDirectoryError(
+            f"{folder}: the run's checkpoints are at {named}, which is not read from here; copy "
+            f"the newest {CHECKPOINT}* of it into {folder}"
+        )
+    return Path(named)
+
+
+def best_weights(folder: Path) -> Path:
+    """The weights of a run's best evaluation.
+
+    Raises:
+        RunDirectoryError: It left none.
+    """
+    if not (folder / BEST).is_file():
+        raise RunDirectoryError(
+            f"{folder} holds no {BEST}: a run leaves it at its end with train.save_best=true. "
+            f"Leave --best out to take its last weights"
+        )
+    return folder / BEST
+
+
 def newest_weights(folder: Path) -> Path:
     """The weights in a run directory: those of its end, else of its newest checkpoint.
 
     Raises:
         RunDirectoryError: There are none.
     """
+    checkpoints = list(folder.glob(f"{CHECKPOINT}*/{MODEL}"))
+    if not checkpoints and not (folder / MODEL).is_file():
+        checkpoints = list(checkpoints_of(folder).glob(f"{CHECKPOINT}*/{MODEL}"))
     # by name, which sorts by step: times change when a folder is copied
-    checkpoints = sorted(folder.glob(f"{CHECKPOINT}*/{MODEL}"), key=lambda p: p.parent.name)
+    checkpoints.sort(key=lambda path: path.parent.name)
     found = [folder / MODEL] if (folder / MODEL).is_file() else checkpoints[-1:]
     averaged = found[0].with_name(AVERAGED) if found else folder
     if not found:

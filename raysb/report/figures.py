@@ -28,6 +28,7 @@ _RATES = (("num_scored", "scored"), ("num_backpropped", "back-propagated"))
 _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("kept", "kept", lambda v: f"{v:.0%}"),
     ("age", "age", lambda v: f"{v:.1f} steps"),
+    ("scorers/running", "scorers", lambda v: f"{v:.0f}"),
     ("score/loss", "loss", lambda v: f"{v:.4g}"),
     ("eval/error", "test error", lambda v: f"{v:.2%}"),
 )

@@ -4,9 +4,11 @@ Keys are those of the run (`step`, `epoch`, `num_scored`, `score/loss`, ...); a 
 or infinite keeps its key and becomes null, because JSON knows neither.
 """
 
+import errno
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,9 @@ from raysb.report.directory import RunDirectory as RunDirectory
 class MetricsWriter:
     """Appends records to a file; a record has left the process when `write` returns.
 
+    Where the disk has no room, records wait for the next call, with a warning: a full disk ends no
+    run, and leaves no half of a line in the middle of the file.
+
     Opening a file whose last line was cut off by a crash drops that line.
 
     Args:
@@ -29,14 +34,42 @@ class MetricsWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         _drop_torn_line(Path(path))
         self._file = open(path, "ab", buffering=0)
+        self._waiting: list[bytes] = []
+        self._told = False
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one record: numbers, text, lists and tables of them, also scalars of numpy."""
         line = json.dumps(_plain(record), allow_nan=False, separators=(", ", ": "))
-        self._file.write(line.encode() + b"\n")  # one call: a reader never sees half of two lines
+        self._waiting.append(line.encode() + b"\n")
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        text = b"".join(self._waiting)
+        handle = self._file.fileno()
+        size = os.fstat(handle).st_size
+        try:
+            if os.write(handle, text) < len(text):  # one call: a reader sees whole lines
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(handle, size)
+            self._warn(f"{error.strerror}; its lines wait for room, and the run goes on")
+        else:
+            self._waiting, self._told = [], False
+
+    def _warn(self, what: str) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(f"{self._file.name} cannot be written: {what}", stacklevel=4)
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
+        if self._file.closed:
+            return
+        if self._waiting:
+            self._write_waiting()
+        if self._waiting:
+            self._told = False
+            self._warn(f"its last {len(self._waiting)} lines are lost")
         self._file.close()
 
     def __enter__(self) -> "MetricsWriter":

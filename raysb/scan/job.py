@@ -65,7 +65,7 @@ class ScoreJob:
             first,
             num_rows=self.source.num_rows,
             batch_size=self.scoring.batch_size,
-            processes=max(self.scoring.num_actors, self.num_readers),
+            processes=max(self.scoring.min_actors, self.num_readers),
         )
         return spans(row_group_starts(self.source), rows)
 

@@ -81,7 +81,7 @@ def check_score_job(job: "ScoreJob") -> None:
                 job.num_readers, READER_CPUS, resources=amounts(scoring.resources, READER_SHARE)
             ),
             "scoring.num_actors x scoring.num_cpus": Processes(
-                scoring.num_actors, scoring.num_cpus, scoring.num_gpus, amounts(scoring.resources)
+                scoring.min_actors, scoring.num_cpus, scoring.num_gpus, amounts(scoring.resources)
             ),
         },
         nodes=cluster_nodes(),
@@ -139,7 +139,7 @@ def _flow(job: "ScoreJob") -> Any:
         num_cpus=scoring.num_cpus,
         num_gpus=scoring.num_gpus or None,
         resources=amounts(scoring.resources),
-        compute=_pool_of(scoring.num_actors),
+        compute=_pool_of(scoring.min_actors),
     )
 
 

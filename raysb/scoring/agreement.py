@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from raysb.schema import Floats
 
-AUDIT_EVERY = 50  # pools: one whole pool in 50 costs the live model 2 % of what it would score
+AUDIT_EVERY = 50  # pools at most: one whole pool in 50 costs 2 % of what the live model would
 AUDIT_ROWS = 256  # of a pool; the standard error of a rank correlation of .8 is .02
 FEW = 3  # audits whose mean decides
 
@@ -65,6 +65,18 @@ def _ranks(scores: Floats) -> npt.NDArray[np.float64]:
 
 def _highest(scores: Floats, k: int) -> set[int]:
     return set(np.argsort(-scores, kind="stable")[:k].tolist())
+
+
+def audit_every(rows: int, pool_rows: int) -> int:
+    """Pools from one audit to the next: `AUDIT_EVERY`, or an epoch of few rows.
+
+    Else a run of 24 pools would end before anything could be decided.
+
+    Args:
+        rows: Of an epoch.
+        pool_rows: Of a pool, at least 1.
+    """
+    return min(AUDIT_EVERY, max(math.ceil(rows / pool_rows), 1))
 
 
 class Audits:

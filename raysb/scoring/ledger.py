@@ -14,105 +14,23 @@ nothing.
 Invariant: selected == consumed + waiting, and reserved rows are those of granted, unscored pools.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
 from raysb.errors import NonFiniteError
-from raysb.schema import Batch, Floats, Ids
-from raysb.scoring.agreement import Audits, RankAgreement
+from raysb.schema import Ids
+from raysb.scoring.agreement import Audits
 from raysb.scoring.cursor import NO_IDS, Cursor, waiting_of
+from raysb.scoring.hunger import Hunger
 from raysb.scoring.limits import Limits
+from raysb.scoring.records import Grant, PoolRecord, Refusal, Ring
+from raysb.scoring.totals import RunTotals
 
 VERSION = 2  # of the state
 _MEMORY = 2  # windows of pools whose grants, and so their weights, are kept for replays
-
-
-class Refusal(Enum):
-    """Why a pool is not granted."""
-
-    WAIT = "wait"
-    CLOSED = "closed"
-
-
-class Grant(NamedTuple):
-    """Leave to score a pool."""
-
-    weights_step: int  # score with the weights of this step
-    window: Floats  # [<= R] the last losses in pool order
-    weights: Any = None  # where to find them, as the trainer told
-    num_scored: int = 0  # rows that the run has scored so far
-    fallen_back: bool = False  # score with the live model, in full precision and size
-
-
-class PoolRecord(NamedTuple):
-    """What a scorer reports of a pool, besides what goes to the history."""
-
-    pool: int
-    epoch: int
-    num_rows: int  # of the pool
-    num_selected: int
-    losses: Floats  # [n] the finite ones of the rows that were scored, in row order
-    num_correct: int | None
-    nonfinite: Ids  # ids of the others
-    seconds: float  # spent scoring
-    scores: Floats | None = None  # [n] what is ranked, where that is not the losses
-    # what the stages know of each selected row, with its id; `None` where nothing was scored
-    rows: Batch | None = None
-    fallen_back: bool = False  # as the grant said
-    agreement: RankAgreement | None = (
-        None  # with the live model's scores, where the pool was audited
-    )
-
-    @property
-    def num_scored(self) -> int:
-        """Rows of the pool that were scored."""
-        return len(self.losses) + len(self.nonfinite)
-
-
-class Ring(Protocol):
-    """The last R losses in pool order: `history.ring.LossRing`, handed in."""
-
-    def record(self, pool: int, losses: Floats) -> None:
-        """Add or replace a pool's losses."""
-
-    def window(self) -> Floats:
-        """The last R losses in pool order."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain arrays."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
-
-
-class PoolSums(NamedTuple):
-    """What one pool adds to the totals of its epoch."""
-
-    num_offered: int
-    num_scored: int
-    num_selected: int
-    num_correct: int
-    num_judged: int
-    loss_sum: float
-    num_nonfinite: int
-
-
-@dataclass
-class Totals:
-    """Sums over the run; what the live line and the metrics are made of."""
-
-    num_offered: int = 0
-    num_scored: int = 0
-    num_selected: int = 0
-    num_correct: int = 0
-    num_judged: int = 0
-    loss_sum: float = 0.0
-    num_nonfinite: int = 0
-    score_seconds: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -126,7 +44,8 @@ class Ledger:
         audits: What is known of the scores that stand in for the live model's.
 
     Attributes:
-        num_scored: Rows scored by the run, replays once.
+        totals: Sums over the run.
+        hunger: How many scorers there are, and how many there should be.
     """
 
     ring: Ring | None = None
@@ -137,15 +56,13 @@ class Ledger:
     closed: bool = True
     failure: str | None = None
     step: int = 0
-    num_scored: int = 0
-    epochs: dict[int, Totals] = field(default_factory=dict)
-    nonfinite: dict[int, int] = field(default_factory=dict)
-    # by pool, past generations' too, so that a pool scored again replaces what it added to the sums
-    sums: dict[int, tuple["PoolSums", tuple[int, ...]]] = field(default_factory=dict)
+    totals: RunTotals = field(default_factory=RunTotals)
+    hunger: Hunger = field(default_factory=Hunger)
 
     def __post_init__(self) -> None:
         self._no_scores = None if self.ring is None else self.ring.state_dict()
-        self._start(Limits(global_batch=1), Cursor(), 0, 0)
+        self._sizes: tuple[Limits, ...] = (Limits(global_batch=1),)
+        self._start(self._sizes[0], Cursor(), 0, 0)
 
     def open(
         self,
@@ -156,6 +73,7 @@ class Ledger:
         weights: Any = None,
         epoch_pools: int | None = None,
         state: Mapping[str, Any] | None = None,
+        grown: Sequence[Limits] = (),
     ) -> int:
         """Begin a generation at a cursor; returns its number. Whatever came before is refused.
 
@@ -169,10 +87,13 @@ class Ledger:
             epoch_pools: Pools of an epoch, where one can only begin when the one before it is
                 recorded (`Selector.looks_back`).
             state: What was known at the cursor, of `state_dict`; by default what is known now.
+            grown: What to enforce with each further scorer, as far as their number may grow.
         """
         if state is not None:
             self.load_state_dict(state)
         self.generation += 1
+        self._sizes = (limits, *grown)
+        self.hunger.start(limits.num_actors, self._sizes[-1].num_actors)
         self._start(limits, cursor, num_pools, step, weights, epoch_pools)
         self.closed = False
         return self.generation
@@ -200,6 +121,7 @@ class Ledger:
         self.trained_before = {q: w.trained for q, w in cursor.waiting.items() if w.rows is None}
         self.reserved: dict[int, int] = {}
         self.grants: dict[int, Grant] = {}
+        self.hunger.holds(0)
         self.asked = False
         self.num_selected = sum(self.selected.values())
         self.num_consumed = 0
@@ -232,10 +154,10 @@ class Ledger:
         if pool not in self.selected and not self._may_score(pool):
             return Refusal.WAIT
         if pool not in self.selected:
-            self.reserved[pool] = num_rows
+            self._reserve(pool, num_rows)
         window = np.empty(0, np.float32) if self.ring is None else self.ring.window()
         self.grants[pool] = Grant(
-            self.weights_step, window, self.weights, self.num_scored, self.audits.fallen_back
+            self.weights_step, window, self.weights, self.totals.num_scored, self.audits.fallen_back
         )
         return self.grants[pool]
 
@@ -257,22 +179,31 @@ class Ledger:
             return pool == self.oldest_unscored and self._steps_are_done()
         if not self._epoch_may_begin(pool):
             return False
-        if pool in self.reserved or self.limits.max_rows is None or self.limits.window is None:
+        max_rows = self.limits.rows_at(self.step)
+        if pool in self.reserved or max_rows is None or self.limits.window is None:
             return True
         if pool >= self.oldest_unscored + self.limits.window:
             return False
         waiting = self.num_selected - self.num_consumed
         if pool != self.oldest_unscored:
-            return waiting + sum(self.reserved.values()) < self.limits.max_rows
+            return waiting + sum(self.reserved.values()) < max_rows
         # rows of later pools arrive after this one's: nobody can train them to make room for it
-        later = range(pool + 1, pool + self.limits.window)
-        return waiting - sum(self.selected.get(q, 0) for q in later) < self.limits.max_rows
+        later = sum(count for q, count in self.selected.items() if q > pool)
+        return waiting - later < max_rows
+
+    def _reserve(self, pool: int, num_rows: int) -> None:
+        self.reserved[pool] = num_rows
+        self.hunger.holds(len(self.reserved))
+
+    def _free(self, pool: int) -> None:
+        self.reserved.pop(pool, None)
+        self.hunger.holds(len(self.reserved))
 
     def scored(self, generation: int, record: PoolRecord) -> None:
         """Note what scoring a pool gave; a replay replaces what it gave before."""
         if generation != self.generation or record.pool < self.low:
             return
-        self.reserved.pop(record.pool, None)
+        self._free(record.pool)
         self.num_selected += record.num_selected - self.selected.get(record.pool, 0)
         self.selected[record.pool] = record.num_selected
         if record.rows is not None:
@@ -292,33 +223,13 @@ class Ledger:
             self.ring.load_state_dict(self._no_scores)
 
     def _sum(self, record: PoolRecord) -> None:
-        totals = self.epochs.setdefault(record.epoch, Totals())
-        before, listed = self.sums.get(record.pool, (PoolSums(0, 0, 0, 0, 0, 0.0, 0), ()))
-        now = PoolSums(
-            record.num_rows,
-            record.num_scored,
-            record.num_selected,
-            record.num_correct or 0,
-            0 if record.num_correct is None else record.num_scored,
-            float(record.losses.sum(dtype=np.float64)),
-            len(record.nonfinite),
-        )
-        for name, old, new in zip(PoolSums._fields, before, now, strict=True):
-            setattr(totals, name, getattr(totals, name) + new - old)
-        self.num_scored += now.num_scored - before.num_scored
-        totals.score_seconds += record.seconds
-        ids = tuple(record.nonfinite.tolist())
-        self.sums[record.pool] = (now, ids)
-        for sample, change in [*((i, -1) for i in listed), *((i, 1) for i in ids)]:
-            self.nonfinite[sample] = self.nonfinite.get(sample, 0) + change
-            if not self.nonfinite[sample]:
-                del self.nonfinite[sample]
+        totals = self.totals.add(record)
         if totals.num_nonfinite > self.max_nonfinite_fraction * self.rows_per_epoch:
             self.fail(
                 f"{totals.num_nonfinite} of {totals.num_scored} losses in epoch {record.epoch} are "
                 f"NaN or infinite, more than scoring.max_nonfinite_fraction="
                 f"{self.max_nonfinite_fraction} of an epoch; first ids: "
-                f"{list(self.nonfinite)[:10]} (all in nonfinite.json). Lower train.lr, set "
+                f"{list(self.totals.nonfinite)[:10]} (all in nonfinite.json). Lower train.lr, set "
                 "train.clip_norm, or look at these rows"
             )
 
@@ -332,8 +243,30 @@ class Ledger:
         if self.failure is not None:
             raise NonFiniteError(self.failure)
 
+    def scorers(self, generation: int, num_running: int, num_starting: int = 0) -> int | None:
+        """Note how many scorers there are; returns how many there should be.
+
+        Args:
+            generation: That they serve; of an earlier one the answer is `None`.
+            num_running: Scorers that are up.
+            num_starting: Further ones that are on their way.
+        """
+        if self._refuses(generation):
+            return None
+        # what may be granted follows their number, so that few of them score no older than few do
+        more = min(max(num_running - self._sizes[0].num_actors, 0), len(self._sizes) - 1)
+        self.limits = self._sizes[more]
+        starving = self.num_selected - self.num_consumed < self.limits.global_batch
+        return self.hunger.wanted(num_running, num_starting, starving=starving)
+
     def stepped(
-        self, generation: int, step: int, num_consumed: int, weights: Any = None, oldest: int = 0
+        self,
+        generation: int,
+        step: int,
+        num_consumed: int,
+        weights: Any = None,
+        oldest: int = 0,
+        waited_s: float = 0.0,
     ) -> None:
         """Note that a step is done.
 
@@ -343,9 +276,11 @@ class Ledger:
             num_consumed: Rows trained by this generation in all.
             weights: Where scorers find the weights of that step; needed when `limits.due` says so.
             oldest: All pools before this one are trained: they may be forgotten.
+            waited_s: Seconds that this generation's steps have waited for rows in all.
         """
         if generation != self.generation or step <= self.step:
             return
+        self.hunger.stepped(waited_s)
         self.step, self.num_consumed = step, num_consumed
         self.forget(oldest)
         if self.limits.due(step, self.weights_step):
@@ -379,7 +314,7 @@ class Ledger:
         if low <= self.low:
             return
         self.low = low
-        for known in (self.selected, self.sums, self.rows, self.trained_before):
+        for known in (self.selected, self.totals.pools, self.rows, self.trained_before):
             for pool in [q for q in known if q < low]:
                 del known[pool]
 
@@ -403,13 +338,12 @@ class Ledger:
             "asked": self.asked,
             "waiting_rows": self.num_selected - self.num_consumed,
             "global_batch": self.limits.global_batch,
-            "num_scored": self.num_scored,
+            "num_scored": self.totals.num_scored,
             "reserved": dict(self.reserved),
             "failure": self.failure,
             "audits": self.audits.metrics(),
-            "epochs": {
-                epoch: vars(self.epochs[epoch]).copy() for epoch in sorted(self.epochs)[-3:]
-            },
+            "epochs": self.totals.newest(),
+            "scorers": self.hunger.metrics(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -417,9 +351,7 @@ class Ledger:
         return {
             "version": VERSION,
             "ring": None if self.ring is None else self.ring.state_dict(),
-            "epochs": {str(epoch): vars(totals).copy() for epoch, totals in self.epochs.items()},
-            "nonfinite": {str(sample): count for sample, count in self.nonfinite.items()},
-            "sums": [[q, list(sums), list(ids)] for q, (sums, ids) in self.sums.items()],
+            **self.totals.state_dict(),
             "audits": self.audits.state_dict(),
         }
 
@@ -431,9 +363,6 @@ class Ledger:
             )
         if self.ring is not None and state["ring"] is not None:
             self.ring.load_state_dict(state["ring"])
-        self.epochs = {int(epoch): Totals(**sums) for epoch, sums in state["epochs"].items()}
-        self.num_scored = sum(totals.num_scored for totals in self.epochs.values())
-        self.nonfinite = {int(sample): count for sample, count in state["nonfinite"].items()}
-        self.sums = {q: (PoolSums(*sums), tuple(ids)) for q, sums, ids in state["sums"]}
+        self.totals.load_state_dict(state)
         if "audits" in state:  # not of a run that began before there were any
             self.audits.load_state_dict(state["audits"])

@@ -5,7 +5,7 @@ call that frees it: nothing polls, and a caller that dies leaves nothing behind.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import ray
@@ -13,8 +13,9 @@ import ray
 from raysb.placement import beside_driver
 from raysb.schema import Ids
 from raysb.scoring.cursor import Cursor
-from raysb.scoring.ledger import Grant, Ledger, PoolRecord, Refusal
+from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits
+from raysb.scoring.records import Grant, PoolRecord, Refusal
 
 
 class LedgerService:
@@ -75,6 +76,14 @@ class LedgerService:
         self._ledger.stepped(*args)
         await self._tell()
 
+    async def scorers(self, *args: int) -> int | None:
+        """See `Ledger.scorers`."""
+        before = self._ledger.limits
+        wanted = self._ledger.scorers(*args)
+        if self._ledger.limits != before:
+            await self._tell()
+        return wanted
+
     async def fail(self, message: str) -> None:
         """See `Ledger.fail`."""
         self._ledger.fail(message)
@@ -93,7 +102,7 @@ class LedgerService:
 
     async def nonfinite(self) -> dict[int, int]:
         """Ids whose loss was not finite, with how often."""
-        return self._ledger.nonfinite
+        return self._ledger.totals.nonfinite
 
 
 class LedgerClient:
@@ -124,10 +133,11 @@ class LedgerClient:
         weights: Any = None,
         epoch_pools: int | None = None,
         state: Mapping[str, Any] | None = None,
+        grown: Sequence[Limits] = (),
     ) -> int:
         """Begin a generation; returns its number."""
         opened = self._actor.open.remote(
-            limits, cursor, num_pools, step, weights, epoch_pools, state
+            limits, cursor, num_pools, step, weights, epoch_pools, state, grown
         )
         return cast(int, ray.get(opened))
 
@@ -149,10 +159,20 @@ class LedgerClient:
         ray.get(self._actor.scored.remote(generation, record))
 
     def stepped(
-        self, generation: int, step: int, num_consumed: int, weights: Any = None, oldest: int = 0
+        self,
+        generation: int,
+        step: int,
+        num_consumed: int,
+        weights: Any = None,
+        oldest: int = 0,
+        waited_s: float = 0.0,
     ) -> None:
         """Report a step, without waiting."""
-        self._actor.stepped.remote(generation, step, num_consumed, weights, oldest)
+        self._actor.stepped.remote(generation, step, num_consumed, weights, oldest, waited_s)
+
+    def scorers(self, generation: int, num_running: int, num_starting: int) -> Any:
+        """Report how many scorers there are; returns a reference to how many there should be."""
+        return self._actor.scorers.remote(generation, num_running, num_starting)
 
     def fail(self, message: str) -> None:
         """End the run with an error that the driver raises."""

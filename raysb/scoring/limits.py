@@ -13,10 +13,16 @@ granted when q is within S pools of the oldest unscored one and fewer than K sel
 
 Below K = W (B - 1) + (W - 1) n + 1 a worker could wait for rows that the gate holds back while the
 others wait for it in the all-reduce: the smallest K, and with S = 1 the smallest possible age.
+
+While a net still changes with every step, old scores can stall a selector that prefers the hardest
+rows: whole classes take turns at being hardest (`pipelines/benchmarks/delayed_scores.py`). For such
+a selector `auto` has the smallest K for the first `FRESH_STEPS` steps.
 """
 
 import math
 from dataclasses import dataclass
+
+FRESH_STEPS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,9 @@ class Limits:
         window: S, pools that may be granted ahead of the oldest unscored one.
         publish_every: m, optimizer steps between two publications of the weights.
         max_age: The bound that follows, in steps; `None` where there is none.
+        num_actors: Scorers that it is made for.
+        first_rows: K for the first `fresh_steps` optimizer steps of a run.
+        fresh_steps: 0: K is `max_rows` from the first step on.
     """
 
     global_batch: int
@@ -39,10 +48,25 @@ class Limits:
     window: int | None = None
     publish_every: int = 1
     max_age: int | None = None
+    num_actors: int = 1
+    first_rows: int = 0
+    fresh_steps: int = 0
+
+    def rows_at(self, step: int) -> int | None:
+        """K after so many optimizer steps; `None` where there is no gate."""
+        return self.first_rows if step < self.fresh_steps else self.max_rows
 
     def due(self, step: int, published: int) -> bool:
         """Whether a step publishes its weights, after the last publication at `published`."""
         return step - published >= self.publish_every
+
+    def at_once(self, pool_rows: int) -> float:
+        """Pools of so many rows that can be granted side by side, when no row waits."""
+        if self.lockstep:
+            return 1
+        if self.max_rows is None or self.window is None:
+            return math.inf
+        return min(self.window, math.ceil(self.max_rows / pool_rows))
 
 
 def age_bound(
@@ -72,10 +96,12 @@ def limits_for(
     num_workers: int,
     num_actors: int,
     publish_every: int = 1,
+    starts_fresh: bool = False,
 ) -> Limits:
     """Turn `scoring.max_staleness_steps` into what the ledger enforces.
 
-    `0` is lockstep, `None` no gate, `"auto"` room enough that neither side waits for the other.
+    `0` is lockstep, `None` no gate, `"auto"` room enough that neither side waits for the other;
+    with `starts_fresh` it begins with as little as can be.
 
     Raises:
         ValueError: A bound below the smallest that these sizes allow.
@@ -83,10 +109,10 @@ def limits_for(
     global_batch = num_workers * batch_size
     sizes = {"pool_rows": pool_rows, "batch_size": batch_size, "num_workers": num_workers}
     if max_staleness_steps is None:
-        return Limits(global_batch=global_batch, publish_every=publish_every)
+        return Limits(global_batch=global_batch, publish_every=publish_every, num_actors=num_actors)
     if max_staleness_steps == 0:
         age = math.ceil(pool_rows / global_batch)
-        return Limits(global_batch=global_batch, lockstep=True, max_age=age)
+        return Limits(global_batch=global_batch, lockstep=True, max_age=age, num_actors=num_actors)
     least_rows = smallest_max_rows(**sizes)
     wanted_window = 2 * num_actors
     if max_staleness_steps == "auto":
@@ -104,7 +130,46 @@ def limits_for(
         window=window,
         publish_every=publish_every,
         max_age=age,
+        num_actors=num_actors,
+        first_rows=least_rows,
+        fresh_steps=FRESH_STEPS if starts_fresh and max_staleness_steps == "auto" else 0,
     )
+
+
+def limits_as_grown(
+    max_staleness_steps: int | str | None,
+    *,
+    pool_rows: int,
+    batch_size: int,
+    num_workers: int,
+    num_actors: tuple[int, int],
+    publish_every: int = 1,
+    starts_fresh: bool = False,
+) -> tuple[Limits, ...]:
+    """The limits of the least scorers, and of one more each, as far as more can score at once.
+
+    A bound on ages may leave no work for more: lockstep for more than one, a small bound for more
+    than a few. There the list ends before the most that are allowed.
+
+    Raises:
+        ValueError: A bound below the smallest that these sizes allow.
+    """
+    least, most = num_actors
+    found: list[Limits] = []
+    for count in range(least, most + 1):
+        limits = limits_for(
+            max_staleness_steps,
+            pool_rows=pool_rows,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            num_actors=count,
+            publish_every=publish_every,
+            starts_fresh=starts_fresh,
+        )
+        if found and limits.at_once(pool_rows) < count:
+            break
+        found.append(limits)
+    return tuple(found)
 
 
 def _fit(

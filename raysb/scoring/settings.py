@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal
 
-from raysb.placement import check_resources
+from raysb.placement import check_range, check_resources, least_of, most_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -15,7 +15,8 @@ class Scoring:
     """Who scores, in what portions, and how old the weights may be.
 
     Args:
-        num_actors: Scorers, at least 1.
+        num_actors: Scorers, at least 1; or the fewest and the most, as in `2,8`: more while the
+            trainers wait for rows, fewer when they do not.
         batch_size: Rows of a pool, the unit of scoring, at least 1.
         score: What is ranked: `loss`, `gradient_norm_bound`, `entropy`, `margin`, `el2n`,
             `reducible_loss`, or the import path of `(outputs, batch) -> [B]`; none: what the
@@ -28,11 +29,13 @@ class Scoring:
             of it, or the import path of a function that returns it; none: the model itself.
         min_agreement: Least mean rank correlation, of the last three audits, of a cheap score (by
             `dtype`, `image_scale` or `proxy`) with that of the live model; below it the live model
-            scores from then on, in full precision and size. Between -1, never, and 1.
+            scores from then on, in full precision and size. Between -1, never, and 1. One pool in
+            50 is audited, of fewer rows one an epoch, and the first of the run decides nothing.
         max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps, unless
             the selector draws rows by what is recorded of earlier epochs. 0 is lockstep,
             deterministic for any number of scorers; `auto` takes the smallest bound that does not
-            stall; `none` only reports ages.
+            stall, and for the first 200 steps of a selector that old scores stall (`beta` above 1)
+            scores as late as it can; `none` only reports ages.
         publish_every: Optimizer steps between two publications of the weights, at least 1.
         num_cpus: CPUs that each scorer asks Ray for, at least 0.
         num_gpus: GPUs that each scorer asks Ray for; a fraction lets scorers and workers share one.
@@ -42,7 +45,7 @@ class Scoring:
             run stops, between 0 and 1.
     """
 
-    num_actors: int = 1
+    num_actors: int | tuple[int, int] = 1
     batch_size: int = 256
     score: str | None = None
     dtype: str = "float32"
@@ -57,7 +60,8 @@ class Scoring:
     max_nonfinite_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("num_actors", "batch_size", "publish_every"):
+        check_range("scoring.num_actors", self.num_actors)
+        for name in ("batch_size", "publish_every"):
             self._check_count(name, 1)
         for name in ("num_cpus", "num_gpus", "max_nonfinite_fraction"):
             self._check_amount(name)
@@ -87,6 +91,16 @@ class Scoring:
         if not isinstance(least, Real) or isinstance(least, bool) or not -1 <= least <= 1:
             raise ValueError(f"scoring.min_agreement={least!r}: must be between -1 and 1")
         self._check_staleness()
+
+    @property
+    def min_actors(self) -> int:
+        """Scorers that there always are."""
+        return least_of(self.num_actors)
+
+    @property
+    def max_actors(self) -> int:
+        """Scorers that there are at most."""
+        return most_of(self.num_actors)
 
     def _check_staleness(self) -> None:
         if self.max_staleness_steps is None or self.max_staleness_steps == "auto":

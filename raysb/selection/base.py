@@ -62,6 +62,14 @@ class Selector(ABC):
         """
 
     @property
+    def stalls_on_old_scores(self) -> bool:
+        """Whether scores a few steps old stall it at the start, when each step changes the ranks.
+
+        Then `scoring.max_staleness_steps=auto` lets ages grow only as the run goes on.
+        """
+        return False
+
+    @property
     def looks_back(self) -> bool:
         """Whether an epoch can only begin when the one before it is recorded."""
         return self.preselects and (self.needs_scores or self.records_backward)

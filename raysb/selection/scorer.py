@@ -28,8 +28,8 @@ from raysb.schema import (
 )
 from raysb.scoring.agreement import AUDIT_EVERY, AUDIT_ROWS, RankAgreement
 from raysb.scoring.forward import Scores, score
-from raysb.scoring.ledger import Grant, PoolRecord
 from raysb.scoring.proxy import Proxy
+from raysb.scoring.records import Grant, PoolRecord
 from raysb.scoring.scores import Score
 from raysb.seeding import Draws
 from raysb.selection.adjustments import UNCHANGED, Adjustments
@@ -96,6 +96,8 @@ class PoolScoring:
         proxy: Scores in place of the model that is trained.
         adjustments: Of what the selector chooses.
         classes: Column with the classes that a class floor looks at.
+        audit_every: Pools from one whose cheap scores are compared with the live model's to the
+            next.
     """
 
     task: Task
@@ -107,6 +109,7 @@ class PoolScoring:
     proxy: Proxy | None = None
     adjustments: Adjustments = UNCHANGED
     classes: str | None = None
+    audit_every: int = AUDIT_EVERY
 
     def __call__(
         self,
@@ -164,7 +167,7 @@ class PoolScoring:
         # what the source gives and a preselection does not add is read again where it is needed
         plain = batch.keys() - STREAM_COLUMNS
         pool = int(batch[POOL][0])
-        audited = cheap and pool % AUDIT_EVERY == 0
+        audited = cheap and pool % self.audit_every == 0
         agreement = self._audit(model, fresh, scores) if audited else None
         finite = np.isfinite(scores.losses) & np.isfinite(scores.scores)
         record = PoolRecord(

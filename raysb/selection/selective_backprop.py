@@ -73,6 +73,11 @@ class SelectiveBackprop(Selector):
         self._check(fits, "target_fraction", "above min_probability and below 1, or none")
         self._check(self.cdf in get_args(Cdf), "cdf", " or ".join(map(repr, get_args(Cdf))))
 
+    @property
+    def stalls_on_old_scores(self) -> bool:
+        """Above beta 1, unless a warm-up has passed when selection begins."""
+        return self.beta > 1 and not self.warmup_epochs
+
     def select(
         self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws
     ) -> Selection:

@@ -64,6 +64,8 @@ class BatchStream(abc.ABC):
         fraction: Share of the run's rows whose pools lie before that of the newest row trained;
             of the rows trained, where nothing is scored. In [0, 1], 1 at the end.
         wait_seconds: Time this worker has waited for rows.
+        starved_seconds: Time the steps have waited for rows, each for the worker that waited
+            longest.
         max_age: Largest age of a trained row, in steps.
         must_save: Whether a checkpoint is due after this step.
     """
@@ -82,7 +84,8 @@ class BatchStream(abc.ABC):
         self._transfer = Transfer(self.device)
         self.exchange = Exchange(alone=True)
         self.num_steps = self.num_backpropped = self.num_scored = self.epoch = self.oldest = 0
-        self.fraction = self.wait_seconds = 0.0
+        self.fraction = self.wait_seconds = self.starved_seconds = 0.0
+        self._waits: Any = 0.0  # of each worker, when the last step was agreed on
         self.max_age = 0
         self.must_save = False
         self._gave_up = False  # waiting for rows, since the run is to stop
@@ -227,6 +230,7 @@ class BatchStream(abc.ABC):
                     -1 if pools is None else self._scored_with(batch, rows),
                     float(asked and save is not None and save()),
                     float(self._gave_up),
+                    self.wait_seconds,
                 ],
                 np.float64,
             )
@@ -242,6 +246,8 @@ class BatchStream(abc.ABC):
         if everyone[:, 1].any() or room <= 0:
             return None
         self.must_save = bool(everyone[:, 5].any())
+        self.starved_seconds += float((everyone[:, 7] - self._waits).max())
+        self._waits = everyone[:, 7]
         self._global_rows = int(min(counts.sum(), room))
         before = int(counts[: self.exchange.rank].sum())
         self._rows = int(np.clip(self._global_rows - before, 0, rows))

@@ -13,31 +13,35 @@ from raysb.optim.registry import build_optimizer
 from raysb.schema import Batch, take
 from raysb.scoring.forward import each_part, score
 from raysb.source.open import check_classes
+from raysb.training.channel_statistics import check_selection, observed_layers
 from raysb.training.settings import Training
 from raysb.training.spec import StreamSpec
 
 ROWS = 8
 
 
-def check_first_rows(
-    spec: StreamSpec, training: Training, optimizer: Any = None, num_workers: int | None = None
-) -> None:
+def check_first_rows(spec: StreamSpec, training: Training, optimizer: Any = None) -> None:
     """Score a few rows in this process, build the optimizer, and see whether the bounds can hold.
 
     Args:
         spec: What is to be read, scored, selected and trained.
         training: Epochs, batch size, optimizer.
         optimizer: As given to the trainer.
-        num_workers: Train workers, `None`: `training.num_workers`.
 
     Raises:
         DataError: The rows cannot be read or decoded, or a label is none of the outputs.
-        ModelError: The model does not accept them, or the loss is not one per sample.
-        ValueError: The optimizer does not take its arguments, or `scoring.max_staleness_steps` is
-            below what the sizes allow.
+        ModelError: The model does not accept them, the loss is not one per sample, or
+            `train.statistics` cannot be had of it.
+        ValueError: The optimizer does not take its arguments, `scoring.max_staleness_steps` is
+            below what the sizes allow, or `train.statistics` does not go with the selector.
     """
-    spec.limits(training.batch_size, num_workers or training.num_workers)
-    build_optimizer(try_first_rows(spec), training, optimizer)
+    for count in sorted({training.min_workers, training.max_workers}):
+        spec.limits(training.batch_size, count)
+    model = try_first_rows(spec)
+    build_optimizer(model, training, optimizer)
+    if training.statistics:
+        check_selection(spec.selector, spec.adjust)
+        observed_layers(model)
 
 
 def try_first_rows(spec: StreamSpec) -> nn.Module:

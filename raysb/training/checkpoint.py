@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
@@ -65,7 +65,8 @@ def save(
     if "average" in learner:
         save_trained(learner["average"], folder / AVERAGED)
         learner = {name: part for name, part in learner.items() if name != "average"}
-    torch.save({"version": VERSION, **learner}, folder / LEARNER)
+    with _writing(folder / LEARNER) as path, open(path, "wb") as file:
+        torch.save({"version": VERSION, **learner}, file)
     arrays: dict[str, npt.NDArray[Any]] = {}
     tree = _lift({"stream": stream, "history": history}, arrays, "")
     np.savez(folder / HISTORY, allow_pickle=False, **arrays)
@@ -119,6 +120,19 @@ def load_stream(folder: Path) -> dict[str, Any]:
                 "them is damaged. Copy the run directory again, or remove this checkpoint"
             ) from error
         return {"stream": lowered["stream"], "history": lowered["history"]}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A disk without room raises OSError, also out of torch and safetensors, which hide it."""
+    try:
+        yield path
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+    except RuntimeError as error:  # of torch's end of a file that it could not write
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 @contextmanager
@@ -200,22 +214,30 @@ def frozen_digest(path: Path) -> str | None:
 def export(build: Callable[[], nn.Module], checkpoint: Path, path: Path) -> None:
     """Write the whole model of a checkpoint, adapters merged, so that nothing else is needed.
 
-    Of a run that averages its weights it is the average.
+    Of a run that averages its weights it is the average. The file is whole or not there.
 
     Args:
         build: Builds the model as the run did; called only if parts of it are frozen.
         checkpoint: Its folder.
         path: The file to write.
+
+    Raises:
+        OSError: It cannot be written.
     """
     averaged = checkpoint / AVERAGED
     weights = averaged if averaged.is_file() else checkpoint / MODEL
-    if frozen_digest(weights) is None:
-        shutil.copyfile(weights, path)
-        return
-    model = build()
-    load_trained(model, weights)
-    merge_lora(model)
-    _save_whole(model, path)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        if frozen_digest(weights) is None:
+            shutil.copyfile(weights, draft)
+        else:
+            model = build()
+            load_trained(model, weights)
+            merge_lora(model)
+            _save_whole(model, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _save_whole(model: nn.Module, path: Path) -> None:
@@ -228,7 +250,8 @@ def _usual_mode(path: Path) -> Iterator[None]:
     """Let others read a file as any new one: safetensors leaves its files to their owner alone."""
     path.touch()
     mode = path.stat().st_mode
-    yield
+    with _writing(path):
+        yield
     path.chmod(mode)
 
 

@@ -12,12 +12,13 @@ warning, and the one before it serves.
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from torch import nn
 
 from raysb.errors import RunDirectoryError
 from raysb.training import checkpoint
+from raysb.training.folder import Folder, Token
 
 CHECKPOINT = "checkpoint_"  # a folder's name; report.directory, which loads no torch, repeats it
 MANIFEST = "manifest.json"
@@ -49,10 +51,25 @@ class Checkpoints:
     Args:
         folder: A local folder, or a URI that `pyarrow.fs` knows.
         keep: Newest checkpoints that are kept, at least 1; the one with the least score is too.
+        token: What the driver has left in the folder, see `shared`; `None`: nothing.
     """
 
     folder: str
     keep: int = 2
+    token: Token | None = None
+
+    @contextmanager
+    def shared(self) -> Iterator["Checkpoints"]:
+        """The same, for other machines too: one on which the folder is another one is refused.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        token = Token.leave(self.folder)
+        try:
+            yield replace(self, token=token)
+        finally:
+            token.remove()
 
     def save(self, step: int, *, score: float | None = None, **parts: Any) -> str:
         """Write and commit a checkpoint; returns its name. One of the same step gives way.
@@ -88,7 +105,14 @@ class Checkpoints:
         return sorted(found, key=lambda entry: (entry.step, not entry.name.endswith(BEFORE)))
 
     def newest(self) -> Entry | None:
-        """The newest checkpoint whose files are all there, as long as they were; `None`: none."""
+        """The newest checkpoint whose files are all there, as long as they were; `None`: none.
+
+        Raises:
+            RunDirectoryError: This machine has another folder of that name: a run that found no
+                checkpoint there would begin anew without a word.
+        """
+        if self.token is not None and (why := self.token.unseen()) is not None:
+            raise RunDirectoryError(not_shared(self.folder, {platform.node(): why}))
         for entry in reversed(self.entries()):
             wrong = self._differs(entry)
             if wrong is None:
@@ -136,45 +160,34 @@ class Checkpoints:
         Raises:
             RunDirectoryError: One is not.
         """
-        if self._is_local:
-            folder = Path(self._path) / entry.name
+        if self._where.is_local:
+            folder = Path(self._where.path) / entry.name
             _verify(folder)
             yield folder
             return
         with tempfile.TemporaryDirectory(prefix="raysb-") as scratch:
-            fs.copy_files(self._join(entry.name), scratch, source_filesystem=self._filesystem)
+            fs.copy_files(
+                self._where.join(entry.name), scratch, source_filesystem=self._where.filesystem
+            )
             _verify(Path(scratch))
             yield Path(scratch)
 
     # --- the file system -------------------------------------------------------------------------
 
     @property
-    def _is_local(self) -> bool:
-        return "://" not in self.folder
-
-    @property
-    def _filesystem(self) -> fs.FileSystem:
-        return fs.LocalFileSystem() if self._is_local else fs.FileSystem.from_uri(self.folder)[0]
-
-    @property
-    def _path(self) -> str:
-        if self._is_local:
-            return os.path.abspath(self.folder)
-        return str(fs.FileSystem.from_uri(self.folder)[1])
-
-    def _join(self, *names: str) -> str:
-        return "/".join([self._path.rstrip("/"), *names])
+    def _where(self) -> Folder:
+        return Folder(self.folder)
 
     def _scratch(self, name: str) -> Path:
         """A folder to write into: beside the place where a move can then bring it, if possible."""
-        if not self._is_local:
+        if not self._where.is_local:
             return Path(tempfile.mkdtemp(prefix="raysb-"))
-        Path(self._path).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self._path))
+        Path(self._where.path).mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self._where.path))
 
     def _commit(self, new: Path, name: str) -> None:
-        if self._is_local:
-            target = Path(self._path) / name
+        if self._where.is_local:
+            target = Path(self._where.path) / name
             if target.exists():  # set aside under a name that is a checkpoint's too
                 os.replace(target, target.with_name(f"{name}{BEFORE}"))
             os.replace(new, target)
@@ -182,18 +195,18 @@ class Checkpoints:
             shutil.rmtree(target.with_name(f"{name}{BEFORE}"), ignore_errors=True)
             return
         files = sorted(file.name for file in new.iterdir() if file.name != MANIFEST)
-        filesystem = self._filesystem
+        filesystem = self._where.filesystem
         if self._manifest(name) is not None:
-            filesystem.delete_file(self._join(name, MANIFEST))  # half of it is no checkpoint
-        filesystem.create_dir(self._join(name))
+            filesystem.delete_file(self._where.join(name, MANIFEST))  # half of it is no checkpoint
+        filesystem.create_dir(self._where.join(name))
         for file in [*files, MANIFEST]:  # which makes it a checkpoint
             fs.copy_files(
-                str(new / file), self._join(name, file), destination_filesystem=filesystem
+                str(new / file), self._where.join(name, file), destination_filesystem=filesystem
             )
 
     def _names(self) -> list[str]:
-        selector = fs.FileSelector(self._path, allow_not_found=True)
-        found = self._filesystem.get_file_info(selector)
+        selector = fs.FileSelector(self._where.path, allow_not_found=True)
+        found = self._where.filesystem.get_file_info(selector)
         return [
             info.base_name
             for info in found
@@ -203,7 +216,7 @@ class Checkpoints:
     def _manifest(self, name: str) -> dict[str, Any] | None:
         """`None` where the writer died before it was there, or where it cannot be read."""
         try:
-            with self._filesystem.open_input_stream(self._join(name, MANIFEST)) as file:
+            with self._where.filesystem.open_input_stream(self._where.join(name, MANIFEST)) as file:
                 manifest: dict[str, Any] = json.loads(file.read())
         except (OSError, ValueError):
             return None
@@ -218,10 +231,13 @@ class Checkpoints:
         if manifest is None or manifest["version"] != VERSION:
             return None  # `local` says what is wrong
         for name, (size, digest) in manifest["files"].items():
-            info = self._filesystem.get_file_info(self._join(entry.name, name))
+            info = self._where.filesystem.get_file_info(self._where.join(entry.name, name))
             if info.type != fs.FileType.File or info.size != size:
                 return f"{name} has {info.size} bytes of {size}"
-            if self._is_local and _digest(Path(self._path) / entry.name / name) != digest:
+            if (
+                self._where.is_local
+                and _digest(Path(self._where.path) / entry.name / name) != digest
+            ):
                 return f"{name} has other content"
         return None
 
@@ -236,8 +252,29 @@ class Checkpoints:
 
     def _remove(self, name: str) -> None:
         """Its manifest first: half a checkpoint is none."""
-        self._filesystem.delete_file(self._join(name, MANIFEST))
-        self._filesystem.delete_dir(self._join(name))
+        self._where.filesystem.delete_file(self._where.join(name, MANIFEST))
+        self._where.filesystem.delete_dir(self._where.join(name))
+
+
+def not_shared(folder: str, machines: Mapping[str, str]) -> str:
+    """What to say of machines on which a run's folder is another one.
+
+    Args:
+        folder: Of the checkpoints.
+        machines: What is wrong there, by name.
+    """
+    return (
+        f"the checkpoints' folder {folder} must be the same on every machine with a train worker "
+        f"or a history shard, and is not ({listed(machines)}). After a fault the run would begin "
+        "anew there, without the checkpoint that another machine has written. Give "
+        "--run.checkpoints a folder on a shared disk or a URI such as s3://bucket/run, or let "
+        "train.resources name machines that share it (history.num_shards=1 lies beside the driver)"
+    )
+
+
+def listed(machines: Mapping[str, str]) -> str:
+    """What is wrong on which machine, in one line."""
+    return "; ".join(f"{name}: {why}" for name, why in sorted(machines.items()))
 
 
 def _best(entries: list[Entry]) -> Entry | None:

@@ -14,6 +14,7 @@ from raysb.schema import WEIGHT
 from raysb.task import Task, TensorBatch
 from raysb.training.autocast import training_losses
 from raysb.training.batch_stream import BatchStream, unwrap
+from raysb.training.channel_statistics import STATISTICS, ChannelStatistics
 from raysb.training.compiled import compiled
 from raysb.training.ema import Average
 from raysb.training.parallel import Parallel, StepLoss, parallelize
@@ -36,6 +37,7 @@ class Learner:
         dtype: Of the forward pass, `float32` or `bfloat16`.
         ema: Decay of an average of the weights; `None`: there is none.
         compile: Pass the forward pass through torch.compile.
+        statistics: What is added up of the steps, for pruning.
 
     Attributes:
         parallel: How the model is spread.
@@ -55,6 +57,7 @@ class Learner:
         dtype: str = FLOAT32,
         ema: float | None = None,
         compile: bool = False,
+        statistics: ChannelStatistics | None = None,
     ) -> None:
         self.task = task
         self.parallel = model if isinstance(model, Parallel) else Parallel(unwrap(model), model)
@@ -68,6 +71,7 @@ class Learner:
         self.average = None if ema is None else Average(self.module, ema)
         self.model.train()
         self._compiled = compiled(self.model) if compile else None
+        self._statistics = statistics
 
     @classmethod
     def build(
@@ -88,6 +92,7 @@ class Learner:
             optimizer: As given to the trainer.
         """
         parallel = parallelize(module, training, devices)
+        kinds, every = training.statistics, training.statistics_every
         return cls(
             task,
             parallel,
@@ -98,6 +103,7 @@ class Learner:
             dtype=training.dtype,
             ema=training.ema,
             compile=training.compile,
+            statistics=ChannelStatistics(parallel.module, kinds, every) if kinds else None,
         )
 
     @property
@@ -122,7 +128,11 @@ class Learner:
         """Forward, backward, update; tells the stream. Collective."""
         set_lr(self.optimizer, self.base_lrs, lr_factor)
         self.optimizer.zero_grad(set_to_none=True)
-        self.parallel.backward(self._loss(stream, batch), batch, self._accumulate)
+        loss = self._loss(stream, batch)
+        if self._statistics is not None:
+            known = (stream.num_steps, stream.epoch, stream.exchange.world_size)
+            loss = self._statistics.observing(loss, *known)
+        self.parallel.backward(loss, batch, self._accumulate)
         if self._clip_norm is not None:
             self.parallel.clip(self._clip_norm)
         self.optimizer.step()
@@ -141,7 +151,13 @@ class Learner:
             **(self.average.state_dict() if self.average is not None else {}),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def statistics(self, stream: BatchStream) -> dict[str, Any]:
+        """What a checkpoint holds beside, where something is added up of the steps. Collective."""
+        if self._statistics is None:
+            return {}
+        return {STATISTICS: self._statistics.state_dict(stream.epoch, stream.exchange)}
+
+    def load_state_dict(self, state: dict[str, Any], rank: int = 0) -> None:
         """Take over a checkpoint's optimizer, of whatever strategy. Collective."""
         kind = type(self.optimizer).__name__
         if state["kind"] != kind or len(state["groups"]) != len(self._built):
@@ -156,6 +172,8 @@ class Learner:
             group.update({k: v for k, v in now.items() if k not in then or then[k] != v})
         if self.average is not None:
             self.average.load_state_dict(state)
+        if self._statistics is not None and STATISTICS in state:
+            self._statistics.load_state_dict(state[STATISTICS], rank)
 
     def _loss(self, stream: BatchStream, batch: TensorBatch) -> StepLoss:
         if self._normalize == WEIGHTS:

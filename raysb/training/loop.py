@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from raysb.errors import RunDirectoryError
 from raysb.interrupt import INTERRUPTED
 from raysb.training.batch_stream import BatchStream
 from raysb.training.gpu import gpu_metrics
@@ -114,7 +115,7 @@ class Loop:
                 self._evaluate("eval")
         reason = {"stopped_by": self._reason()}
         self._last |= self._line("end", reason)  # of the very step that is saved
-        self._hooks.save(self._last, self._score())
+        self._save_end()
         self._record("end", reason)
         return self._last
 
@@ -214,6 +215,22 @@ class Loop:
         self._last_save = time.monotonic()
         self._best_at = None
 
+    def _save_end(self) -> None:
+        """Write the last checkpoint, without which the end of the run would be lost.
+
+        Raises:
+            RunDirectoryError: It cannot be written.
+        """
+        try:
+            self._hooks.save(self._last, self._score())
+        except OSError as error:
+            step = self._stream.num_steps
+            raise RunDirectoryError(
+                f"the last checkpoint, of step {step}, cannot be written ({error}); those before "
+                "it are whole. Make room, then do the steps since then once more with "
+                "`raysb train --resume RUN_DIR`"
+            ) from error
+
     def _score(self) -> float | None:
         if self._evaluated_at != self._stream.num_steps:
             return None
@@ -272,6 +289,7 @@ def with_scores(line: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[st
 
     Of the line's own epoch when it ends one; else of the newest epoch that is being scored.
     """
+    line = {**line, **_scorers(progress)}
     epochs = progress["epochs"]
     epoch = line["epoch"] if line["kind"] == "epoch" else max(epochs, default=None)
     sums = epochs.get(epoch)
@@ -294,3 +312,9 @@ def with_scores(line: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[st
         metrics["score/error"] = 1.0 - sums["num_correct"] / sums["num_judged"]
     metrics |= {f"score/{name}": value for name, value in progress.get("audits", {}).items()}
     return {**line, **metrics}
+
+
+def _scorers(progress: Mapping[str, Any]) -> dict[str, int]:
+    """How many scorers there are, and the fewest and the most that there were."""
+    found = progress.get("scorers")
+    return {f"scorers/{name}": count for name, count in found.items()} if found else {}

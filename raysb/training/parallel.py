@@ -24,7 +24,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,11 +48,16 @@ class StepLoss:
         losses: `(model, rows) -> [b]`, one loss per row.
         reduce: `(losses, rows) -> scalar` to differentiate on this worker; each row once, in order.
         share: Weight of a row of weight 1 in the step's mean, 1 / N.
+        watch: `(rows) -> context` around the forward and backward pass of a micro-batch; only for
+            `single` and `ddp`.
     """
 
     losses: Callable[[nn.Module, TensorBatch], torch.Tensor]
     reduce: Callable[[torch.Tensor, TensorBatch], torch.Tensor]
     share: float
+    watch: Callable[[TensorBatch], AbstractContextManager[None]] = field(
+        default=lambda rows: nullcontext()
+    )
 
 
 class Parallel:
@@ -85,7 +90,7 @@ class Parallel:
             parts: Micro-batches that they are trained in, of one size.
         """
         for number, part in enumerate(micro_batches(batch, parts), 1):
-            with self._synced(last=number == parts):
+            with self._synced(last=number == parts), step.watch(part):
                 loss = step.reduce(step.losses(self.model, part), part)
                 loss.backward()  # type: ignore[no-untyped-call]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from raysb.errors import DataError
 from raysb.schema import ID, PROBABILITY, WEIGHT, Batch, Indexed, Source, num_rows, take
 from raysb.scoring.cursor import Waiting
-from raysb.scoring.ledger import PoolRecord
+from raysb.scoring.records import PoolRecord
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.preselection import Outlook

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from raysb.placement import check_resources
+from raysb.placement import check_range, check_resources, least_of, most_of
 from raysb.training.schedule import check_schedule
 from raysb.training.strategies import DDP, FSDP, PIPELINE, ROWS, SINGLE, check_strategy
 
 AXES = ("epochs", "steps", "cost")
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
+STATISTICS = ("activation", "gradient", "per_sample_gradient")
 # Epochs are 16 bits in the history: history.records.NEVER, repeated because settings load without
 # numpy; a test compares the two.
 MOST_EPOCHS = 65_535
@@ -18,12 +19,12 @@ MOST_EPOCHS = 65_535
 _AT_LEAST = {  # whole numbers
     "epochs": 1,
     "batch_size": 1,
-    "num_workers": 1,
     "checkpoint_every": 0,
     "keep_checkpoints": 1,
     "max_failures": -1,
     "num_threads": 0,
     "accumulate": 1,
+    "statistics_every": 1,
 }
 _LIMITS = ("max_steps", "max_backprops", "max_time_s", "max_cost")
 _TABLES = ("optimizer_args", "loss_args", "schedule_args", "strategy_args")
@@ -36,7 +37,8 @@ class Training:
     Args:
         epochs: Passes over the data, 1 to 65535.
         batch_size: Rows of a step on each worker, at least 1.
-        num_workers: Train workers, at least 1; a step takes batch_size rows of each.
+        num_workers: Train workers, at least 1; a step takes batch_size rows of each; or the fewest
+            and the most, as in `1,4`: as many as there are machines for, also after one is lost.
         lr: Learning rate before the schedule, at least 0.
         optimizer: sgd, adam, adamw, radam, ranger, a class of torch.optim, or an import path.
         optimizer_args: Arguments of the optimizer, by name.
@@ -90,11 +92,14 @@ class Training:
         on_stall: `report` it only, or `stop` the run with a checkpoint too.
         audit: Write ids, probability, weight and weights_step of every step.
         num_threads: Threads of torch in each process; 0 leaves torch's choice.
+        statistics: What `raysb prune` may need of training, added up while it goes on: activation,
+            gradient, per_sample_gradient; [] for none. For ddp and single.
+        statistics_every: Steps of which one is looked at for these, at least 1.
     """
 
     epochs: int = 10
     batch_size: int = 64
-    num_workers: int = 1
+    num_workers: int | tuple[int, int] = 1
     lr: float = 0.05
     optimizer: str = "sgd"
     optimizer_args: dict[str, Any] = field(default_factory=dict)
@@ -131,10 +136,13 @@ class Training:
     on_stall: Literal["report", "stop"] = "report"
     audit: bool = False
     num_threads: int = 0
+    statistics: tuple[str, ...] = ()
+    statistics_every: int = 8
 
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():
             _check_count(f"train.{name}", getattr(self, name), least)
+        check_range("train.num_workers", self.num_workers)
         if self.epochs > MOST_EPOCHS:
             raise ValueError(
                 f"train.epochs={self.epochs}: must be a whole number of 1 to {MOST_EPOCHS}, which "
@@ -159,8 +167,19 @@ class Training:
         self._check_switches()
         check_strategy(self)
         self._check_step()
+        self._check_statistics()
         check_schedule(self.schedule, self.schedule_args)
         self._check_axis()
+
+    @property
+    def min_workers(self) -> int:
+        """Train workers without which nothing is trained."""
+        return least_of(self.num_workers)
+
+    @property
+    def max_workers(self) -> int:
+        """Train workers where there is room for all."""
+        return most_of(self.num_workers)
 
     def _check_limits(self) -> None:
         for name in ("max_steps", "max_backprops", "patience"):
@@ -205,6 +224,20 @@ class Training:
             raise ValueError(
                 f"train.compile=true: not with train.strategy={self.strategy}; leave it out, or "
                 "set train.strategy=ddp (several workers) or single"
+            )
+
+    def _check_statistics(self) -> None:
+        given, kinds = f"train.statistics={self.statistics!r}", ", ".join(STATISTICS)
+        if not isinstance(self.statistics, list | tuple):
+            raise TypeError(f"{given}: must be a list of {kinds}; [] for none")
+        if set(self.statistics) - {*STATISTICS} or len({*self.statistics}) < len(self.statistics):
+            raise ValueError(f"{given}: must be a list of {kinds}, each named once; [] for none")
+        object.__setattr__(self, "statistics", tuple(self.statistics))
+        if self.statistics and (self.compile or self.strategy not in (SINGLE, DDP)):
+            other = "train.compile=true" if self.compile else f"train.strategy={self.strategy}"
+            raise ValueError(
+                f"{given}: not with {other}, where the layers cannot be watched; leave it out, and "
+                "`raysb prune` makes a pass of its own"
             )
 
     def _check_axis(self) -> None:

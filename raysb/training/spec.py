@@ -12,9 +12,9 @@ from torch import nn
 from raysb.history.ring import LossRing
 from raysb.losses import CrossEntropy
 from raysb.schema import ID, LOSS, Batch, Indexed, Source
-from raysb.scoring.agreement import Audits
+from raysb.scoring.agreement import Audits, audit_every
 from raysb.scoring.ledger import Ledger
-from raysb.scoring.limits import Limits, limits_for
+from raysb.scoring.limits import Limits, limits_as_grown
 from raysb.scoring.proxy import Proxy, find_proxy
 from raysb.scoring.registry import find_score
 from raysb.scoring.scores import Score
@@ -213,9 +213,16 @@ class StreamSpec:
             "pool_rows": self.pool_rows(batch_size),
             "seed": self.seed,
             "score": self.by.name if self.scored else None,
+            "scorer": self._scorer() if self.scored else None,
             "selector": repr(self.selector) if self.selector.preselects else None,
             "ids": self._some_ids(),
         }
+
+    def _scorer(self) -> str:
+        """What the scores are of: those of another model or precision are not ranked among them."""
+        scoring = self.scoring
+        of = "the live model" if scoring.proxy is None else f"proxy {scoring.proxy}"
+        return f"{of} in {scoring.dtype}, pictures times {scoring.image_scale:g}"
 
     def _some_ids(self) -> str:
         """A digest of the first and the last ids, by which other data are noticed."""
@@ -241,11 +248,12 @@ class StreamSpec:
             "pool_rows": "scoring.batch_size" if self.scored else "train.batch_size",
             "seed": "run.seed",
             "score": "selector.kind or scoring.score",
+            "scorer": "scoring.proxy, scoring.dtype and scoring.image_scale",
             "selector": "selector.*",
             "ids": "data.train",
         }
         for name, key in keys.items():
-            if saved[name] != mine[name]:
+            if saved.get(name, mine[name]) != mine[name]:
                 raise ValueError(
                     f"the checkpoint was written with {name}={saved[name]}, this run has "
                     f"{mine[name]}: the rows and scores it names would be others. Leave {key} as "
@@ -253,18 +261,28 @@ class StreamSpec:
                 )
 
     def limits(self, batch_size: int, num_workers: int) -> Limits:
-        """What the ledger is to enforce.
+        """What the ledger is to enforce, with the fewest scorers.
 
         Raises:
             ValueError: `scoring.max_staleness_steps` is below the smallest bound of these sizes.
         """
-        return limits_for(
+        return self.limits_as_grown(batch_size, num_workers)[0]
+
+    def limits_as_grown(self, batch_size: int, num_workers: int) -> tuple[Limits, ...]:
+        """What the ledger is to enforce with the fewest scorers, with one more, and so on.
+
+        Raises:
+            ValueError: `scoring.max_staleness_steps` is below the smallest bound of these sizes.
+        """
+        least, most = self.scoring.min_actors, self.scoring.max_actors
+        return limits_as_grown(
             self.scoring.max_staleness_steps if self.has_history else "auto",
             pool_rows=self.pool_rows(batch_size),
             batch_size=batch_size,
             num_workers=num_workers,
-            num_actors=self.scoring.num_actors if self.scored else self.num_readers,
+            num_actors=(least, most) if self.scored else (self.num_readers, self.num_readers),
             publish_every=self.scoring.publish_every,
+            starts_fresh=self.scored and self.selector.stalls_on_old_scores,
         )
 
     @property
@@ -313,6 +331,7 @@ class StreamSpec:
             proxy=self.proxy,
             adjustments=self.adjust,
             classes=getattr(self.task.loss, "target", None) if self.adjust.needs_classes else None,
+            audit_every=audit_every(self.source.num_rows, self.scoring.batch_size),
         )
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:

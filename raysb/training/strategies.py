@@ -1,6 +1,7 @@
 """The names of `train.strategy`, and which settings go with each; loads without torch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raysb.imports import unknown
@@ -36,7 +37,7 @@ def check_strategy(training: "Training") -> None:
     if name not in ARGUMENTS:
         raise ValueError(f"train.strategy={name!r}: {unknown(str(name), ARGUMENTS)}")
     _check_args(name, training.strategy_args)
-    workers, unused = training.num_workers, training.find_unused_parameters
+    workers, unused = training.max_workers, training.find_unused_parameters
     if not isinstance(unused, bool):
         raise TypeError(f"train.find_unused_parameters={unused!r}: must be true or false")
     if unused and name != DDP:
@@ -49,12 +50,49 @@ def check_strategy(training: "Training") -> None:
             f"train.strategy={name!r}: trains in one process, and train.num_workers={workers} asks "
             "for more; set train.num_workers=1, or train.strategy=ddp, where workers share a step"
         )
+    if training.min_workers < workers and name != DDP:
+        raise ValueError(
+            f"train.num_workers={training.num_workers}: train.strategy={name} trains with one "
+            "number of workers from beginning to end, since each holds its part of the model; give "
+            "one, or set train.strategy=ddp"
+        )
     _check_parts(training)
     if training.normalize not in (ROWS, WEIGHTS):
         raise ValueError(
             f"train.normalize={training.normalize!r}: must be {ROWS} or {WEIGHTS}, by which the "
             "sum of weighted losses is divided"
         )
+
+
+def in_one_process(training: "Training") -> "Training":
+    """The settings with which one process does what a worker does; as they are where it is one.
+
+    Of a pipeline, what all stages do to the rows of all, one after the other.
+    """
+    if training.strategy in ONE_PROCESS:
+        return training
+    rows = training.batch_size
+    if training.strategy == PIPELINE:
+        rows *= training.max_workers
+    return replace(
+        training,
+        strategy=SINGLE,
+        strategy_args={},
+        find_unused_parameters=False,
+        num_workers=1,
+        batch_size=rows,
+    )
+
+
+def parallel_steps(training: "Training") -> float:
+    """How many times as many rows as one process the workers train in the same time.
+
+    W; of a pipeline with M micro-batches W M / (M + W - 1), since stages wait at either end.
+    """
+    workers, parts = training.max_workers, training.accumulate
+    if training.strategy == PIPELINE:
+        return workers * parts / (parts + workers - 1)
+    return workers
 
 
 def check_engine(training: "Training", engine: str) -> None:
@@ -70,10 +108,15 @@ def check_engine(training: "Training", engine: str) -> None:
             f"train.strategy={training.strategy!r}: needs several processes, and engine=local is "
             "one; leave train.strategy out there (the gradient is the same), or take engine=ray"
         )
+    if engine == "local" and training.min_workers < training.max_workers:
+        raise ValueError(
+            f"train.num_workers={training.num_workers}: engine=local trains the rows of a fixed "
+            "number of workers as one batch; give one number, or take engine=ray"
+        )
 
 
 def _check_parts(training: "Training") -> None:
-    parts, workers, name = training.accumulate, training.num_workers, training.strategy
+    parts, workers, name = training.accumulate, training.max_workers, training.strategy
     at_once = training.batch_size
     if name == PIPELINE:
         at_once *= workers

@@ -32,6 +32,7 @@ from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.latency import ShortWaits
 from raysb.training.precision import full_float32
+from raysb.training.scorer_pool import ORDERS, Orders, ScorerPool, by_itself_never
 from raysb.training.stages import (
     Flow,
     PoolReader,
@@ -108,7 +109,7 @@ class RayStream(BatchStream):
         self.exchange = Exchange()
         plan = self.spec.plan(batch_size, epochs)
         self._consumed_before = self.num_backpropped
-        self._limits = self.spec.limits(batch_size, self.exchange.world_size)
+        self._limits, *grown = self.spec.limits_as_grown(batch_size, self.exchange.world_size)
         self._published_at = self.num_steps
         if self.exchange.rank == 0:
             known = self._restored or self._nothing_known()
@@ -120,6 +121,7 @@ class RayStream(BatchStream):
                 self._first(model),
                 plan.pools_per_epoch if self.spec.selector.looks_back else None,
                 known["ledger"],
+                grown,
             )
             self._restore_past(known)
             pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
@@ -157,7 +159,10 @@ class RayStream(BatchStream):
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True  # a DataError stays one
-        context.custom_execution_callback_classes = [ShortWaits]
+        context.custom_execution_callback_classes = [ShortWaits, ScorerPool]
+        context.autoscaling_config = by_itself_never()
+        orders = Orders.of(scoring, self._handle.ledger, self._generation)
+        context.set_config(ORDERS, orders if spec.scored else None)
         flow_of = (Flow(self._handle, plan, self._generation, [ray.put(self.cursor)]),)
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
         flow = ray.data.from_arrow(numbers).repartition(target_num_rows_per_block=1)
@@ -168,7 +173,7 @@ class RayStream(BatchStream):
                 batch_size=None,
                 num_cpus=READER_CPUS,
                 resources=amounts(scoring.resources, READER_SHARE),
-                compute=pool_of(spec.num_readers),
+                compute=pool_of((spec.num_readers, spec.num_readers)),
             )
         if spec.scored:
             flow = flow.map_batches(
@@ -178,7 +183,7 @@ class RayStream(BatchStream):
                 num_cpus=scoring.num_cpus,
                 num_gpus=scoring.num_gpus or None,
                 resources=amounts(scoring.resources),
-                compute=pool_of(scoring.num_actors),
+                compute=pool_of((scoring.min_actors, scoring.max_actors)),
             )
         if self._limits.lockstep:
             # one block is one worker's batch, dealt in turn: steps become a function of counts
@@ -233,7 +238,8 @@ class RayStream(BatchStream):
                 self._weights = WeightStore(live=FlatState(model))
             packed = self._weights.pack()
         consumed = self.num_backpropped - self._consumed_before
-        self._teller.tell(Step(self.num_steps, consumed, self.oldest, packed))
+        waited_s = self.starved_seconds
+        self._teller.tell(Step(self.num_steps, consumed, self.oldest, packed, waited_s))
 
     def _record_backward(self, ids: Ids, losses: Floats) -> None:
         if self._history is None:
@@ -281,9 +287,11 @@ class RayStream(BatchStream):
 
         Complete on worker 0, which writes the checkpoint.
         """
-        trained, counters = self.all_trained(), self.counters()
         if self._history is not None:
             self._send_backward(self._history)
+            self._history.flush()
+        # collective: once worker 0 has these, the losses of all workers are in the history
+        trained, counters = self.all_trained(), self.counters()
         if self.exchange.rank != 0:
             return {"counters": counters}
         cursor, ledger = self._handle.ledger.saved(trained, self.oldest)
@@ -326,15 +334,17 @@ class RayStream(BatchStream):
         self._restored = state
 
 
-def pool_of(size: int) -> Any:
-    """An actor pool of fixed size: an actor asleep in the gate would count as busy and grow it.
+def pool_of(size: tuple[int, int]) -> Any:
+    """An actor pool that begins with the least of its sizes; `ScorerPool` says when it grows.
 
     Two tasks an actor, in threads of their own: the next pool is at hand while one is worked on.
     Not one after the other: Ray replays the calls of a dead actor in any order, and the oldest
     pool would sleep behind one that waits for it.
     """
     return ray.data.ActorPoolStrategy(
-        size=size,
+        min_size=size[0],
+        max_size=size[1],
+        initial_size=size[0],
         max_tasks_in_flight_per_actor=IN_FLIGHT,
         max_concurrent_calls_per_actor=IN_FLIGHT,
         enable_true_multi_threading=True,

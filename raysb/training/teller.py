@@ -15,6 +15,7 @@ class Step(NamedTuple):
     num_consumed: int  # rows trained by this generation
     oldest: int  # all pools before this one are trained
     packed: Any = None  # weights, where it publishes
+    waited_s: float = 0.0  # that steps have waited for rows, in all
 
 
 class Teller:
@@ -69,9 +70,11 @@ class Teller:
         store = WeightStore()
         try:
             while (told := self._next()) is not None:
-                step, num_consumed, oldest, packed = told
+                step, num_consumed, oldest, packed, waited_s = told
                 weights = None if packed is None else store.publish(step, packed)
-                self._ledger.stepped(self._generation, step, num_consumed, weights, oldest)
+                self._ledger.stepped(
+                    self._generation, step, num_consumed, weights, oldest, waited_s
+                )
                 if not self._closed:
                     self._hurry.wait(self._pause_s)
                     self._hurry.clear()

@@ -26,6 +26,8 @@ from raysb.training.settings import Evaluation, Training
 from raysb.training.stages import StreamHandle
 from raysb.training.stream import RayStream, worker_device
 
+FLUSH_S = 10.0  # that a checkpoint waits for a driver that writes no metrics
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -53,6 +55,11 @@ class Job:
     def log(self) -> str:
         """Name of the board's log for lines of metrics."""
         return f"metrics/{self.stream.name}"
+
+    @property
+    def outcome(self) -> str:
+        """Name on the board of the last line of metrics, there when the run has ended."""
+        return f"outcome/{self.stream.name}"
 
 
 def train_loop_per_worker(config: Mapping[str, Any]) -> None:
@@ -91,13 +98,12 @@ class Worker:
         spec = self._stream.spec
         self._module = spec.task.build(spec.seed)
         seed(key(spec.seed, "training", rank))
-        self._saved: str | None = None  # name of the newest checkpoint, on worker 0
         self._restored = restored = self._restore_model()
         self._learner = Learner.build(
             spec.task, self._module, job.training, ray.train.torch.get_devices(), job.optimizer
         )
         if restored is not None:
-            self._learner.load_state_dict(restored["learner"])
+            self._learner.load_state_dict(restored["learner"], rank)
             if rank < len(rngs := restored["learner"]["rngs"]):
                 set_rng_state(rngs[rank])  # each worker its own
             self._stream.load_state_dict({**restored["stream"], "history": restored["history"]})
@@ -123,7 +129,9 @@ class Worker:
             self._loop.load_state_dict(self._restored["stream"]["loop"])
             self._restored = None  # the history in it may be large
         metrics = self._loop.run()
-        self._report(metrics)
+        if self._stream.exchange.rank == 0:
+            # it must be there before this process ends
+            self._job.stream.board.put(self._job.outcome, 0, metrics, wait=True)
 
     def _restore_model(self) -> dict[str, Any] | None:
         newest = self._job.checkpoints.newest()
@@ -144,30 +152,20 @@ class Worker:
         """Write a checkpoint; worker 0 returns when it is committed."""
         state = self._stream.state_dict()
         rngs = self._stream.exchange.gather_objects(rng_state())
-        learner = self._learner.state_dict()
+        learner = self._learner.state_dict() | self._learner.statistics(self._stream)
         self._learner.parallel.gather()
         if self._stream.exchange.rank != 0:
             return
         history = state.pop("history")
-        self._saved = self._job.checkpoints.save(
+        # a run that goes on from here goes on after the last of these lines
+        self._job.stream.board.flush(self._job.log, FLUSH_S)
+        self._job.checkpoints.save(
             self._stream.num_steps,
             score=score,
             model=self._module,
             learner={**learner, "rngs": rngs},  # `rng` is that of who saves
             stream={**state, "loop": self._loop.state_dict()},
             history=history,
-        )
-
-    def _report(self, metrics: Mapping[str, Any]) -> None:
-        """Tell Ray Train how it ended, and where the last checkpoint lies. Collective."""
-        if self._saved is None:
-            ray.train.report({})
-            return
-        checkpoint = ray.train.Checkpoint(f"{self._job.checkpoints.folder}/{self._saved}")
-        ray.train.report(
-            dict(metrics),
-            checkpoint=checkpoint,
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
 
     def _record(self, line: dict[str, Any]) -> None:

@@ -83,6 +83,24 @@ def test_the_rows_of_all_workers_make_one_step() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "32 rows (each of 2 workers, ddp)"),
+        (["--train.strategy=fsdp"], "32 rows (each of 2 workers, fsdp)"),
+        (["--train.num_workers=1,4"], "32 rows (each of 1 to 4 workers, ddp)"),
+        (["--train.strategy=pipeline", "--train.accumulate=4"], "64 rows (2 workers, pipeline)"),
+        (["--train.strategy=single", "--train.num_workers=1"], "32 rows:"),
+    ],
+)
+def test_beside_others_a_step_is_what_one_worker_makes_of_it(flags, told) -> None:
+    words = ["--train.num_workers=2", "--train.batch_size=32", *flags]
+    job = prepare(load(None, [*FAST, "--engine=ray", *words])).job
+    found = {stage.name: stage for stage in DryRun(job, together=False).stages()}
+    assert told in found["train"].said
+    assert "6 of 6 got a gradient" in found["train"].said
+
+
 def test_what_does_not_happen_says_so() -> None:
     found = stages("--selector.kind=uniform")
     assert [found[n].num_bytes for n in ("score", "history", "select")] == [None] * 3
@@ -139,7 +157,11 @@ def test_on_ray_the_resources_are_asked_for_and_what_is_not_tried_is_named(
     assert row is not None
     assert row[1] == "4.2 of 12 CPUs, 0 of 0 GPUs on Ray"
     assert "not tried: actors and the way of rows and weights" in out
-    assert "the all-reduce of 2 workers" in out
+    assert "how 2 workers share a step (ddp)" in out
+    pair = ("--scoring.num_actors", "1,4", "--train.num_workers", "1,3")
+    assert cli.main(["train", "--dry-run", *flags, *pair]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3.2 of 12 CPUs, 0 of 0 GPUs on Ray at least; 1 to 4 scorers and 1 to 3 workers" in said
     assert cli.main(["train", "--dry-run", *flags, "--train.num_workers", "12"]) == 1
     out, err = capsys.readouterr()
     assert out == ""

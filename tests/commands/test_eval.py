@@ -79,6 +79,22 @@ def test_eval_gives_the_figures_that_the_run_recorded(capsys, make, kind) -> Non
     assert sum(each["rows"] for each in found["classes"]) == found["rows"]
 
 
+def test_best_judges_the_weights_of_the_best_evaluation(capsys) -> None:
+    """A learning rate at which the error goes up again."""
+    flags = ("--train.save_best", "--train.epochs", 4, "--train.lr", 2)
+    run(*of_demo(), *flags, "--train.schedule", "constant")
+    recorded = [line for line in raysb.read_metrics("out") if "eval/error" in line]
+    least = min(recorded, key=lambda line: line["eval/error"])
+    assert least["eval/error"] < recorded[-1]["eval/error"]  # else the two could not be told apart
+    found = evaluated(capsys, "--best")
+    assert found["eval/error"] == least["eval/error"]
+    assert found["recorded"]["eval/error"] == least["eval/error"]
+    assert evaluated(capsys)["eval/error"] == recorded[-1]["eval/error"]
+    os.remove("out/model_best.safetensors")
+    assert cli.main(["eval", "out", "--best"]) == 1
+    assert "train.save_best=true" in capsys.readouterr().err
+
+
 def test_the_table_of_classes_is_that_of_sklearn(capsys) -> None:
     run(*of_demo())
     x, labels = digits("other.parquet", slice(0, 700))

@@ -75,7 +75,9 @@ def test_people_see_a_line_for_each_layer_and_a_picture(capsys) -> None:
     pytest.importorskip("matplotlib")
     assert cli.main(["prune", "full", "--show", "--figure", "seen/importance.png"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "importance by taylor_act, higher stays:"
+    assert lines[2] == (
+        "importance by taylor_act, statistics of a pass of its own over 1,024 rows, higher stays:"
+    )
     assert [line.split()[:3] for line in lines[4:]] == [
         ["stages.0.0", "8x1x3x3", "8"],
         ["stages.1.0", "16x8x3x3", "16"],
@@ -83,6 +85,47 @@ def test_people_see_a_line_for_each_layer_and_a_picture(capsys) -> None:
     ]
     assert lines[-1].endswith("stays")
     assert Path("seen/importance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_statistics_of_training_are_used_where_they_are_what_the_criterion_needs(capsys) -> None:
+    """Gradients were kept, activations not; --rows asks for a pass of its own."""
+    train(load(None, [*FAST, "--run.dir", "kept", "--train.statistics", '["gradient"]']))
+    own = "a pass of its own over"
+    rows = answered(capsys, "prune", "full", "--show")["statistics"]
+    assert rows.startswith(own)
+    kept = answered(capsys, "prune", "kept", "--show")
+    assert re.fullmatch(r"[\d,]+ training rows, weighted 1/p", kept["statistics"])
+    assert answered(capsys, "prune", "kept", "--show", "--criterion", "l1")["statistics"] == ""
+    for words in (["--criterion", "apoz"], ["--rows", "64"]):
+        assert answered(capsys, "prune", "kept", "--show", *words)["statistics"].startswith(own)
+    # the pruned run has other channels than they are of
+    pruned = answered(capsys, "prune", "kept", "--amount", ".3", "--out", "small")
+    assert pruned["statistics"] == kept["statistics"]
+    assert answered(capsys, "prune", "small", "--show")["statistics"].startswith(own)
+    assert cli.main(["prune", "kept", "--show"]) == 0
+    told = "importance by taylor_act, statistics of "
+    assert told + kept["statistics"] in capsys.readouterr().out
+
+
+def test_hyperparameters_reach_the_criterion(capsys) -> None:
+    """beta: what a multiply-add is worth; of the first layer's channel, in it and in the next."""
+    free, dear = (
+        answered(
+            capsys,
+            "prune",
+            "full",
+            "--show",
+            "--criterion",
+            "fisher",
+            "--criterion-args",
+            f"beta={b}",
+        )["layers"][0]["importance"]
+        for b in ("0", "1e-3")
+    )
+    macs = 64 * 9 * 1 + 16 * 9 * 16  # 8x8 pictures, and half of that after the pool
+    assert [a - b for a, b in zip(free, dear, strict=True)] == pytest.approx([macs * 1e-3] * 8)
+    assert cli.main(["prune", "full", "--show", "--criterion-args", "beta=1"]) == 2
+    assert "beta" in capsys.readouterr().err
 
 
 def test_the_pruned_run_is_a_run_with_the_best_channels(capsys) -> None:

@@ -52,7 +52,7 @@ class Case:
     epochs: int = 2
     batch_size: int = 8
     pool: int = 40
-    actors: int = 1
+    actors: int | tuple[int, int] = 1
     stale: Any = 0
     selector: Any = field(default_factory=lambda: SelectiveBackprop(beta=1.0, history=64))
     iterate: dict[str, Any] = field(default_factory=dict)

@@ -128,6 +128,33 @@ def write_rows(folder: Path) -> None:
     pq.write_table(pa.table(table), folder / "rows.parquet")
 
 
+def with_a_shard_lost(cluster: Any, machines: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The run's history on shards of several machines, one of which dies with its shards."""
+    from raysb.history.shards import LossHistory
+    from raysb.training.checkpoints import Checkpoints
+
+    saved = Checkpoints(folder=str(run))
+    end = time.monotonic() + LIMIT_S
+    while machines_of("HistoryShard") and time.monotonic() < end:  # of the run that has ended
+        time.sleep(0.1)
+    history = LossHistory.start(8, snapshot=saved.newest_history)
+    history.load_state_dict(saved.newest_history())
+    before = history.export()
+    held = machines_of("HistoryShard")
+    lost = next(node for node in held if node in machines)  # not the head
+    cluster.remove_node(machines[lost], allow_graceful=False)
+    after = history.export()
+    same = [name for name in before if np.array_equal(before[name], after[name])]
+    now = machines_of("HistoryShard")
+    return {
+        "lost": held.count(lost),
+        "elsewhere": len(now) == len(held) and lost not in now,
+        "ids": len(before["id"]),
+        "scored": before["times_scored"].tolist(),
+        "differ": sorted(set(before) - set(same)),
+    }
+
+
 def main(folder: Path) -> None:
     """Train; take a scorer's machine away, bring another; leave what was seen as JSON."""
     (folder / "slow_net.py").write_text(MODEL)
@@ -150,7 +177,6 @@ def main(folder: Path) -> None:
         seen["refused"] = [refused.communicate()[0], refused.returncode, run.exists()]
         note("refused")
         flags = ("--scoring.resources.scorer=2", "--train.resources.trainer=1")
-        flags = ("--scoring.resources.scorer=2", "--train.resources.trainer=1")
         going = train(folder, cluster.address, "--run.dir", str(run), *flags)
         reach(10)
         seen["before"] = actors()
@@ -158,7 +184,8 @@ def main(folder: Path) -> None:
         note("taken_away")
         cluster.remove_node(machines[seen["taken"]], allow_graceful=False)
         reach(steps() + 1)
-        cluster.add_node(**SCORER)
+        another = cluster.add_node(**SCORER)
+        machines[another.node_id] = another
         note("another")
         wait_for(lambda: len(set(machines_of("PoolScorer"))) == 2, "two scorers", going)
         seen["after"] = actors()
@@ -166,6 +193,8 @@ def main(folder: Path) -> None:
         seen["said"] = going.communicate()[0]
         seen["code"] = going.returncode
         note("end")
+        seen["history"] = with_a_shard_lost(cluster, machines, run)
+        note("history")
     (folder / "seen.json").write_text(json.dumps(seen))
 
 
@@ -203,7 +232,7 @@ def test_scorers_lie_on_scorer_machines_workers_on_the_trainer_and_the_rest_on_t
     assert len({node for _, node in found["PoolScorer"]}) == 2
     assert [offer for offer, _ in found["PoolReader"]] == ["scorer"]
     assert [offer for offer, _ in found["RayTrainWorker"]] == ["trainer"] * WORKERS
-    for name in ("LedgerService", "BoardState", "LossTable", "TrainController"):
+    for name in ("LedgerService", "BoardState", "HistoryShard", "TrainController"):
         assert [offer for offer, _ in found[name]] == ["head"], name  # without them no run goes on
     on_scorers = {name for name, where in found.items() if "scorer" in dict(where)}
     assert on_scorers == {"PoolScorer", "PoolReader"}  # nothing else goes with a spot machine
@@ -228,6 +257,16 @@ def test_a_scorer_machine_taken_away_costs_no_row(seen):
     for epoch in range(EPOCHS):
         np.testing.assert_array_equal(np.unique(ids[epochs == epoch]), np.arange(ROWS))
     assert len(ids) == ROWS * EPOCHS  # and none is trained twice
+
+
+def test_the_history_survives_the_death_of_a_machine_with_some_of_its_shards(seen):
+    """They come back on other machines, with what the newest checkpoint knows of their ids."""
+    found = seen[0]["history"]
+    assert found["lost"] >= 1
+    assert found["elsewhere"]
+    assert found["ids"] == ROWS
+    assert set(found["scored"]) == {EPOCHS}  # none has been forgotten in the run either
+    assert found["differ"] == []
 
 
 def test_a_custom_resource_that_no_machine_offers_is_refused_with_the_key_to_change(seen):

@@ -57,11 +57,14 @@ def test_every_average_is_that_of_sklearn_with_as_many_warnings(data) -> None:
 @given(st.data())
 def test_the_single_scores_are_those_of_sklearn(data) -> None:
     true, predicted = data.draw(labels(most=2))
-    name = data.draw(st.sampled_from(["precision_score", "recall_score", "f1_score"]))
+    names = ["precision_score", "recall_score", "f1_score", "fbeta_score"]
+    name = data.draw(st.sampled_from(names))
+    beta = {"beta": data.draw(st.sampled_from([0, 0.5, 2.0]))} if name == "fbeta_score" else {}
     words = {
         "zero_division": data.draw(st.sampled_from(["warn", 0, 1, np.nan])),
         "sample_weight": data.draw(weights(len(true))),
         "pos_label": int(max(true.max(), predicted.max())),
+        **beta,
     }
     ours, theirs = both(name, true, predicted, **words)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-12, nan_ok=True)

@@ -43,6 +43,46 @@ def test_log_loss_is_the_cross_entropy_of_torch() -> None:
     assert metrics.log_loss(true, logits.softmax(1)) == pytest.approx(expected, rel=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_brier_score_is_that_of_sklearn(data) -> None:
+    (true,) = data.draw(labels(sides=1))
+    classes = int(data.draw(st.integers(max(true.max() + 1, 2), 5)))
+    proba = data.draw(scores(len(true), classes))
+    words = {
+        "sample_weight": data.draw(weights(len(true))),
+        "scale_by_half": data.draw(st.sampled_from(["auto", True, False])),
+    }
+    every = {"labels": list(range(classes))}
+    ours = metrics.brier_score_loss(true, proba, **words, **every)
+    assert ours == pytest.approx(oracle.brier_score_loss(true, proba, **words, **every), rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_brier_score_of_one_probability_a_row_is_that_of_sklearn(data) -> None:
+    (true,) = data.draw(labels(sides=1, most=2))
+    kind = data.draw(st.sampled_from([(0, 1), (-1, 1), (3, 7), ("no", "yes")]))
+    true, proba = np.array(kind)[true], data.draw(scores(len(true), 2))[:, 0]
+    pos_label = data.draw(st.sampled_from(kind if kind[0] == "no" else (None, *kind)))
+    words = {"sample_weight": data.draw(weights(len(true))), "pos_label": pos_label}
+    ours = metrics.brier_score_loss(true, proba, **words)
+    assert ours == pytest.approx(oracle.brier_score_loss(true, proba, **words), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("true", "words", "told"),
+    [
+        ([0, 1, 2], {}, "3 classes"),
+        (["a", "b", "a"], {}, "pos_label"),
+        ([0, 1, 1], {"pos_label": 4}, "must be one of"),
+    ],
+)
+def test_one_probability_a_row_must_be_of_a_known_class(true, words, told) -> None:
+    with pytest.raises(ValueError, match=told):
+        metrics.brier_score_loss(true, [0.1, 0.2, 0.3], **words)
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_top_k_accuracy_is_that_of_sklearn_ties_included(data) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raysb.optim import Ranger
+from raysb.scoring.limits import Limits
 
 
 def make_model(dtype=torch.float32):
@@ -362,3 +363,20 @@ def test_a_scheduler_of_torch_and_the_scaler_of_amp_take_it():
         scaler.step(optimizer)
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("every", [6, 12])
+def test_scorers_get_pulled_back_weights_only_where_k_divides_publish_every(every):
+    model, limits = make_model(), Limits(global_batch=1, publish_every=every)
+    optimizer, last, published = Ranger(model.parameters(), lr=0.01, k=6), 0, []
+    for step in range(1, 31):
+        train(model, optimizer, 1, start=step)
+        if limits.due(step, last):
+            last = step
+            states = [(p, optimizer.state[p]["slow"]) for p in model.parameters()]
+            assert all(torch.equal(p, slow) for p, slow in states), step
+            published.append(step)
+    assert published == list(range(every, 31, every))
+    train(model, optimizer, 1)
+    weight = next(model.parameters())
+    assert not torch.equal(weight, optimizer.state[weight]["slow"])  # at any other step

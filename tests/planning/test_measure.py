@@ -1,5 +1,6 @@
 """The measurement: sane where costs are known, and without a trace."""
 
+import sys
 import time
 from dataclasses import replace
 
@@ -131,3 +132,39 @@ def test_few_rows_are_measured_too() -> None:
     found = measure(replace(job, spec=spec), seconds=0.3)
     assert np.isfinite(found.train)
     assert found.batch_size <= 5
+
+
+PROXY = """
+import torch
+from tests_slow import Slow
+
+class Quick(Slow):
+    forward_s = 2e-6
+
+def build():
+    return Quick()
+"""
+
+
+def test_a_proxy_is_what_scoring_takes_the_time_of(tmp_path, monkeypatch) -> None:
+    """2 us a row in place of the 20 of the model that is trained."""
+    (tmp_path / "tests_quick.py").write_text(PROXY)
+    monkeypatch.setitem(sys.modules, "tests_slow", sys.modules[__name__])
+    monkeypatch.syspath_prepend(tmp_path)
+    job = job_of(model=Slow)
+    scoring = replace(job.spec.scoring, proxy="tests_quick:build")
+    found = measure(replace(job, spec=replace(job.spec, scoring=scoring)), seconds=2.0)
+    assert found.proxy == "tests_quick:build"
+    assert found.forward["float32"] < 10e-6
+    assert found.costs().ratio < 0.2  # .25 and more of the model itself
+    assert found.train > 80e-6
+    plain = measure(job, seconds=0.5)
+    assert plain.proxy is None
+    assert plain.score > found.score + 8e-6
+
+
+def test_micro_batches_and_the_strategies_of_one_process_are_measured_as_they_train() -> None:
+    few = job_of("--train.strategy", "single", "--train.accumulate", "4")
+    assert measure(few, seconds=0.3).batch_size == 64
+    odd = job_of("--train.batch_size", "1200", "--train.accumulate", "1200")
+    assert measure(odd, seconds=0.3).train > 0  # of fewer rows than it divides

@@ -1,5 +1,6 @@
 """Costs at given widths, against torch's counter of operations and nets that were really cut."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raysb.nn.resnet import ResNet
 from raysb.prune.amounts import make_plan
-from raysb.prune.costs import WidthModel, energy, macs, parameters, widths_of
+from raysb.prune.costs import WidthModel, energy, macs, macs_by_channel, parameters, widths_of
 from raysb.prune.graph import trace_channels
+from raysb.prune.plan import plan_for
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_nets import NETS, Plain, l1, lively, pruned
+from toy_nets import NETS, Grouped, GroupNormed, Plain, l1, lively, pruned
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+BATCH_NORMED = functools.partial(ResNet, 3, 5, blocks=(1, 2), width=16, norm="batch")
 BOTH = [*NETS, lambda: ResNet(3, 5, blocks=(1, 2), width=16)]
 
 
@@ -48,12 +51,29 @@ def test_costs_at_fewer_units_are_those_of_the_net_that_is_cut_so(make) -> None:
     for group, number in zip(graph.groups, units, strict=True):
         for unit in group.ranked(torch.rand(graph.num_ids))[number:]:
             kept[unit] = False
-    from raysb.prune.plan import plan_for
-
     small = pruned(model, plan_for(graph, kept))
     assert macs(graph)(widths.at(units)) == counted(small)
     assert parameters(graph)(widths.at(units)) == sum(p.numel() for p in small.parameters())
     assert parameters(graph)(widths.at()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "make", [*(n for n in NETS if n not in (Grouped, GroupNormed)), BATCH_NORMED]
+)
+def test_what_a_channel_costs_is_what_torch_counts_less_without_it(make) -> None:
+    """In all layers that make and read it: Fisher's cost term. Of nets whose channels go singly."""
+    model = lively(make())
+    graph = trace_channels(model, IMAGES)
+    cost = torch.zeros(graph.num_ids, dtype=torch.float64)
+    for name, each in macs_by_channel(graph).items():
+        cost.index_add_(0, graph.layers[name].outputs, each)
+    alone = [u for g in graph.groups if g.num_units > 1 for u in g.ranked(cost) if len(u) == 1]
+    assert len(alone) > 10
+    for unit in alone[:: max(len(alone) // 12, 1)]:
+        kept = torch.ones(graph.num_ids, dtype=torch.bool)
+        kept[unit] = False
+        less = counted(model) - counted(pruned(model, plan_for(graph, kept)))
+        assert cost[unit].item() == pytest.approx(less)
 
 
 def test_energy_is_that_of_operations_and_of_numbers_moved() -> None:

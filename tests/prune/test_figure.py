@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from raysb.prune.figure import draw_importance, draw_rebirth
+from raysb.prune.rebirth import Gain, Outcome
 
 
 def test_every_layer_has_a_panel_with_its_name_and_number_of_channels(tmp_path) -> None:
@@ -20,9 +21,12 @@ def test_every_layer_has_a_panel_with_its_name_and_number_of_channels(tmp_path) 
 
 def test_criteria_are_told_with_their_errors_and_the_parents(tmp_path) -> None:
     file = tmp_path / "rebirth.svg"
-    draw_rebirth({"l1": [40.0, 1.5], "taylor_act": [3.0, 1.2]}, 1.0, str(file))
+    one = Outcome(0.01, (0.4, 0.5), (0.015, 0.016), (0.99, 0.98), None, Gain(4, 3, 2))
+    none = Outcome(0.01, (), (), (), 0.4, Gain(1, 1, 1))
+    draw_rebirth({"l1": [one, one], "sum": [none], "taylor_act": [one, none]}, 0.2, str(file))
     text = file.read_text()
-    assert all(word in text for word in ("l1", "taylor_act", "before rebirth", "parent"))
+    told = ("l1", "sum", "taylor_act", "before rebirth", "parent", "0.2 points more")
+    assert all(word in text for word in told)
 
 
 def test_an_ending_that_is_no_format_is_told(tmp_path) -> None:

@@ -1,6 +1,7 @@
 """Rounds of pruning and training: what is handed on, and the guard that ends them."""
 
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raysb.prune.amounts import make_plan
 from raysb.prune.graph import trace_channels
-from raysb.prune.rebirth import gain, prune_and_rebirth
+from raysb.prune.rebirth import Outcome, gain, outcome, prune_and_rebirth
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_nets import Plain, l1, lively, pruned
@@ -104,3 +105,31 @@ def test_gains_are_ratios_of_parameters_and_of_operations() -> None:
     assert found.parameters == sizes[0] / sizes[1]
     assert found.macs == operations(parent) / operations(small)
     assert found.seconds > 0
+
+
+def test_an_outcome_tells_each_round_and_survives_json() -> None:
+    parent = lively(Plain())
+    found = prune_and_rebirth(parent, halved, taught(parent), classes, rounds=2, agreement=0)
+    errors = {id(parent): 0.1}
+    errors |= {id(each.small): e for each, e in zip(found.rounds, (0.2, 0.3), strict=True)}
+    errors |= {id(each.reborn): 0.15 for each in found.rounds}
+    told = outcome(parent, found, lambda net: errors[id(net)], IMAGES, times=2)
+    assert (told.parent, told.before, told.after) == (0.1, (0.2, 0.3), (0.15, 0.15))
+    assert told.agreement == tuple(each.agreement for each in found.rounds)
+    again = Outcome.from_json(json.loads(json.dumps(told.as_json())))
+    assert again == told
+    assert str(told).startswith("parent 10.00%, by round 20.00% to 15.00% (agreement ")
+    assert f"{told.gain.macs:.1f} times fewer MACs" in str(told)
+
+
+def test_where_the_first_round_is_undone_the_parent_is_what_is_left() -> None:
+    parent = lively(Plain())
+
+    def forgetful(model):
+        return torch.full((64,), -1 if model is not parent else 0)
+
+    found = prune_and_rebirth(parent, halved, copy.deepcopy, forgetful, rounds=2)
+    told = outcome(parent, found, lambda net: 0.1, IMAGES, times=1)
+    assert (told.before, told.after, told.gain.parameters, told.gain.macs) == ((), (), 1, 1)
+    assert told.undone == 0
+    assert "undone (agreement 0.000)" in str(told)

@@ -223,3 +223,11 @@ def test_a_reader_that_leaves_ends_no_run_and_the_log_has_every_line(tmp_path, c
     told = capsys.readouterr().err
     assert told.count("the run goes on") == 1
     assert "Broken pipe" in told
+
+
+def test_scorers_are_told_of_where_their_number_has_changed() -> None:
+    steady = {"scorers/running": 2, "scorers/least": 2, "scorers/most": 2}
+    grown = {"scorers/running": 1, "scorers/least": 1, "scorers/most": 4}
+    assert "scorer" not in "".join(summary_lines(steady, "runs/1"))
+    assert "cost:    1 scorer (1 to 4)" in summary_lines(grown, "runs/1")
+    assert "2 scorers (1 to 4)" in progress_line(grown | {"scorers/running": 2})

@@ -1,6 +1,8 @@
 """Metrics as lines of JSON."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +111,38 @@ def test_the_lines_can_be_read_by_any_json_reader(tmp_path: Path) -> None:
     records = [{"step": n, "eval/error": n / 7} for n in range(5)]
     write(tmp_path / "m", *records)
     assert [json.loads(line) for line in (tmp_path / "m").open()] == records
+
+
+def test_on_a_full_disk_lines_wait_for_room_and_none_is_half_written(tmp_path: Path) -> None:
+    """On a disk of 64 kB, in a mount namespace of its own."""
+    asked = ["unshare", "-m", sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if done.returncode == 77 or "unshare:" in done.stderr:
+        pytest.skip("a mount of one's own is not allowed here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True", "500"]
+    assert done.stderr.count("cannot be written: No space left on device") == 1
+
+
+FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
+from raysb.report.records import MetricsWriter, read_metrics
+
+folder = Path(sys.argv[1])
+if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]).returncode:
+    sys.exit(77)
+with MetricsWriter(folder / "metrics.jsonl") as writer:
+    for step in range(100):
+        writer.write({"step": step})
+    (folder / "other").write_bytes(bytes(56_000))
+    for step in range(100, 500):
+        writer.write({"step": step, "text": "x" * 20})
+    found = [each["step"] for each in read_metrics(folder / "metrics.jsonl")]
+    print(found == list(range(len(found))), 100 < len(found) < 500)
+    (folder / "other").unlink()
+print(len(read_metrics(folder / "metrics.jsonl")))
+"""

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from raysb.history.ring import LossRing
-from raysb.scoring.agreement import AUDIT_EVERY, FEW, Audits, RankAgreement
-from raysb.scoring.ledger import Cursor, Ledger, PoolRecord
+from raysb.scoring.agreement import AUDIT_EVERY, FEW, Audits, RankAgreement, audit_every
+from raysb.scoring.cursor import Cursor
+from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits
+from raysb.scoring.records import PoolRecord
 
 few_values = st.integers(2, 40).flatmap(
     lambda n: st.tuples(*[st.lists(st.integers(-3, 3), min_size=n, max_size=n)] * 2)
@@ -68,6 +70,14 @@ def test_other_vectors_are_refused(shapes, k) -> None:
         RankAgreement.of(*map(np.zeros, shapes), k)
 
 
+@pytest.mark.parametrize(
+    ("rows", "pool_rows", "expected"),
+    [(60_000, 256, 50), (12_800, 256, 50), (12_544, 256, 49), (1_442, 256, 6), (10, 256, 1)],
+)
+def test_few_rows_are_audited_once_an_epoch(rows, pool_rows, expected) -> None:
+    assert audit_every(rows, pool_rows) == expected
+
+
 def audits(*values, least=0.8) -> Audits:
     """Fed with one audit after the other, from pool 50 on."""
     made = Audits(least)
@@ -90,6 +100,14 @@ def audits(*values, least=0.8) -> Audits:
 )
 def test_it_falls_back_when_the_mean_of_the_last_three_is_below_the_bound(values, falls) -> None:
     assert audits(*values).fallen_back is falls
+
+
+@pytest.mark.parametrize(("spearman", "overlap", "falls"), [(0.9, 0.1, False), (0.7, 0.99, True)])
+def test_the_rank_correlation_decides_and_not_the_overlap(spearman, overlap, falls) -> None:
+    made = Audits(0.8)
+    for pool in (50, 100, 150):
+        made.add(pool, RankAgreement(spearman, overlap))
+    assert made.fallen_back is falls
 
 
 def test_a_bound_of_minus_one_only_reports() -> None:
@@ -168,7 +186,7 @@ def test_a_cheap_score_that_comes_late_stays_out_of_the_window() -> None:
     made, generation = fallen()
     tell(made, generation, 151)
     assert len(made.grant(generation, 152, 10).window) == 0
-    assert made.epochs[0].num_scored == 40  # and is counted
+    assert made.totals.epochs[0].num_scored == 40  # and is counted
 
 
 def test_a_resumed_ledger_has_fallen_back_too() -> None:

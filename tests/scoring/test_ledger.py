@@ -7,17 +7,26 @@ together; news of their steps that arrives late.
 
 import random
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raysb.errors import NonFiniteError
 from raysb.history.ring import LossRing
 from raysb.scoring.cursor import Cursor
-from raysb.scoring.ledger import Grant, Ledger, PoolRecord, Refusal
-from raysb.scoring.limits import Limits, age_bound, limits_for, smallest_max_rows
+from raysb.scoring.ledger import Ledger
+from raysb.scoring.limits import (
+    FRESH_STEPS,
+    Limits,
+    age_bound,
+    limits_as_grown,
+    limits_for,
+    smallest_max_rows,
+)
+from raysb.scoring.records import Grant, PoolRecord, Refusal
 
 NO_LOSSES = np.empty(0, np.float32)
 NO_IDS = np.empty(0, np.int64)
@@ -177,6 +186,26 @@ def test_from_the_smallest_k_on_nothing_deadlocks_ages_keep_the_bound_and_no_row
     assert max(simulation.ages, default=0) <= bound
 
 
+def test_a_selector_that_starts_fresh_has_the_ages_of_the_smallest_k_for_its_first_steps() -> None:
+    sizes = {"pool_rows": 8, "batch_size": 4, "num_workers": 2}
+    limits = limits_for("auto", num_actors=2, starts_fresh=True, **sizes)
+    assert limits.fresh_steps == FRESH_STEPS
+    fresh = age_bound(max_rows=limits.first_rows, window=limits.window, publish_every=1, **sizes)
+    oldest = {}
+    for steps in (30, 0):
+        given = replace(limits, fresh_steps=steps)
+        ages = []
+        for seed in range(40):
+            simulation = Simulation(random.Random(seed), given, n=8, b=4, w=2, scorers=4, pools=90)
+            assert simulation.run(max_steps=30), "deadlock"
+            ages += simulation.ages
+            assert simulation.run(), "deadlock"
+            assert complete(simulation)
+            assert max(simulation.ages) <= limits.max_age
+        oldest[steps] = max(ages)
+    assert oldest[30] <= fresh < oldest[0]
+
+
 @pytest.mark.parametrize("w", [1, 2, 3, 4])
 @pytest.mark.parametrize(("b", "n"), [(4, 5), (3, 2), (6, 9)])
 def test_one_row_below_the_smallest_k_there_is_a_schedule_that_deadlocks(w, b, n) -> None:
@@ -296,7 +325,9 @@ def test_a_call_that_runs_twice_changes_nothing() -> None:
         ledger.grant(g, 0, 10)
         ledger.scored(g, told)
         ledger.stepped(g, 1, 4)
-        seen.append((ledger.progress(), ledger.ring.window().tolist(), dict(ledger.nonfinite)))
+        seen.append(
+            (ledger.progress(), ledger.ring.window().tolist(), dict(ledger.totals.nonfinite))
+        )
     assert seen[0] == seen[1] == seen[2]
     assert seen[0][2] == {7: 1, 9: 1}
     ledger.stepped(g, 0, 0)  # old news that arrives last
@@ -306,7 +337,7 @@ def test_a_call_that_runs_twice_changes_nothing() -> None:
 def totals(ledger):
     return {
         epoch: (t.num_scored, t.num_selected, t.num_correct, t.num_judged, t.loss_sum)
-        for epoch, t in ledger.epochs.items()
+        for epoch, t in ledger.totals.epochs.items()
     }
 
 
@@ -363,7 +394,7 @@ def test_nan_losses_pass_up_to_the_limit_and_then_end_the_run_naming_ids() -> No
         ledger.raise_failure()
     for part in ("max_nonfinite_fraction=0.01", "100, 101", "nonfinite.json", "train.lr"):
         assert part in str(caught.value)
-    assert ledger.nonfinite.keys() == {*range(100, 110), 4242}
+    assert ledger.totals.nonfinite.keys() == {*range(100, 110), 4242}
 
 
 def test_the_limit_of_nan_losses_counts_each_epoch_for_itself() -> None:
@@ -372,7 +403,7 @@ def test_the_limit_of_nan_losses_counts_each_epoch_for_itself() -> None:
         ledger.grant(g, epoch, 10)
         ledger.scored(g, record(epoch, 5, epoch=epoch, nonfinite=np.array([3])))
     ledger.raise_failure()
-    assert ledger.nonfinite == {3: 5}
+    assert ledger.totals.nonfinite == {3: 5}
 
 
 def test_nothing_grows_with_the_run_once_pools_are_trained() -> None:
@@ -381,7 +412,7 @@ def test_nothing_grows_with_the_run_once_pools_are_trained() -> None:
     for pool in range(500):
         scored_once(ledger, g, pool, 1.0, 4)
         ledger.stepped(g, pool + 1, 4 * (pool + 1), oldest=pool - 5)
-        held = (ledger.selected, ledger.sums, ledger.rows, ledger.grants, ledger.reserved)
+        held = (ledger.selected, ledger.totals.pools, ledger.rows, ledger.grants, ledger.reserved)
         sizes.append(sum(map(len, held)))
     assert max(sizes[100:]) == max(sizes[200:]) <= 100
     assert ledger.cursor({pool: np.arange(4) for pool in range(494, 500)}) == Cursor(500)
@@ -526,4 +557,76 @@ def test_rows_scored_by_earlier_pools_come_with_the_grant_and_replays_count_once
     assert ledger.grant(g, 1, 10).num_scored == 7
     restored = Ledger()
     restored.load_state_dict(ledger.state_dict())
-    assert restored.num_scored == 7
+    assert restored.totals.num_scored == 7
+
+
+class Changing(Simulation):
+    """Scorers come and go: who is too many takes no further pool, and the ledger hears of it."""
+
+    def __init__(self, rng, grown, **sizes):
+        super().__init__(rng, grown[0], scorers=len(grown), **sizes)
+        args = (grown[0], Cursor(), sizes["pools"], 0)
+        self.generation = self.ledger.open(*args, grown=grown[1:])
+        self.most = len(grown)
+        self.many = 1
+
+    def act(self, i) -> bool:
+        if self.rng.random() < 0.05:
+            self.many = self.rng.randint(1, self.most)
+        running = max(self.many, sum(each is not None for each in self.scorers))
+        self.ledger.scorers(self.generation, running)
+        held = sum(each is not None for each in self.scorers)
+        if self.scorers[i] is None and held >= self.many:
+            return False
+        return super().act(i)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    w=st.integers(1, 3),
+    b=st.integers(1, 6),
+    n=st.integers(1, 9),
+    most=st.integers(2, 5),
+    bound=st.sampled_from(["auto", 12, 40]),
+)
+def test_while_scorers_come_and_go_nothing_deadlocks_ages_keep_the_bound_and_no_row_is_lost(
+    seed, w, b, n, most, bound
+):
+    sizes = {"pool_rows": n, "batch_size": b, "num_workers": w}
+    try:
+        grown = limits_as_grown(bound, num_actors=(1, most), **sizes)
+    except ValueError:
+        assume(False)
+    simulation = Changing(random.Random(seed), grown, n=n, b=b, w=w, pools=60)
+    assert simulation.run(), "deadlock"
+    assert complete(simulation)
+    assert max(simulation.ages, default=0) <= max(limits.max_age for limits in grown)
+
+
+def test_a_pool_whose_scorers_were_more_does_not_wait_for_rows_that_wait_behind_it() -> None:
+    """They were granted while the window was wide; nobody can train them before it."""
+    sizes = {"pool_rows": 10, "batch_size": 4, "num_workers": 1}
+    grown = limits_as_grown("auto", num_actors=(1, 4), **sizes)
+    ledger = Ledger()
+    g = ledger.open(grown[0], Cursor(), 99, 0, grown=grown[1:])
+    ledger.scorers(g, 4)
+    for pool in range(1, 8):
+        assert isinstance(ledger.grant(g, pool, 10), Grant)
+        ledger.scored(g, record(pool, 10))
+    ledger.scorers(g, 1)
+    assert isinstance(ledger.grant(g, 0, 10), Grant)
+
+
+def test_the_number_of_scorers_of_an_earlier_generation_says_nothing() -> None:
+    grown = limits_as_grown("auto", pool_rows=10, batch_size=4, num_workers=1, num_actors=(2, 4))
+    ledger = Ledger()
+    old = ledger.open(grown[0], Cursor(), 99, 0, grown=grown[1:])
+    assert ledger.scorers(old, 2) == 2
+    new = ledger.open(grown[0], Cursor(), 99, 0, grown=grown[1:])
+    assert ledger.scorers(old, 4) is None
+    assert ledger.limits == grown[0]
+    assert ledger.scorers(new, 4) == 2
+    assert ledger.limits == grown[2]
+    ledger.close(new)
+    assert ledger.scorers(new, 2) is None

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from raysb.scoring.limits import age_bound, limits_for, smallest_max_rows
+from raysb.scoring.limits import age_bound, limits_as_grown, limits_for, smallest_max_rows
 
 # n, B, W, m: smallest K, smallest age, worked out by hand from the formulas of the design
 TABLE = [
@@ -78,3 +78,33 @@ def test_none_gates_nothing_and_zero_is_lockstep_with_the_ages_of_the_carried_re
     lockstep = limits_for(0, **sizes)
     assert lockstep.lockstep
     assert lockstep.max_age == 2  # ceil(100 / 64)
+
+
+@pytest.mark.parametrize(
+    ("bound", "n", "counts"),
+    [
+        (0, 256, [2]),  # lockstep: more take turns
+        ("auto", 256, [2, 3, 4, 5, 6]),
+        (None, 256, [2, 3, 4, 5, 6]),
+        (8, 256, [2]),  # K = 65 < n: one pool at a time, however many scorers there are
+        (4, 64, [2]),  # S = 4, but K = 65 is two pools
+        (40, 64, [2, 3, 4, 5, 6]),
+    ],
+)
+def test_a_pool_of_scorers_may_grow_as_far_as_the_bound_lets_them_score_side_by_side(
+    bound, n, counts
+):
+    sizes = {"pool_rows": n, "batch_size": 64, "num_workers": 1}
+    grown = limits_as_grown(bound, num_actors=(2, 6), **sizes)
+    assert [limits.num_actors for limits in grown] == counts
+    assert grown[0] == limits_for(bound, num_actors=2, **sizes)
+    for limits in grown[1:]:
+        assert limits.at_once(n) >= limits.num_actors
+        if isinstance(bound, int):
+            assert limits.max_age <= bound
+
+
+def test_with_auto_few_scorers_promise_younger_scores_than_many():
+    grown = limits_as_grown("auto", pool_rows=64, batch_size=32, num_workers=2, num_actors=(1, 6))
+    ages = [limits.max_age for limits in grown]
+    assert ages == sorted(set(ages))

@@ -206,6 +206,13 @@ def test_a_proxy_that_ranks_at_random_gives_way_to_the_live_model(tmp_path) -> N
     assert not np.isin(ledger["ring"]["losses"], proxys.astype(np.float32)).any()
 
 
+def test_a_run_of_few_pools_can_fall_back_too(tmp_path) -> None:
+    """Of 8 pools an epoch the first is audited; pool 0 decides nothing, so pool 24 is the third."""
+    ledger = fitted(tmp_path / "run", proxy="some_proxys_code:other", batch_size=256)[1]
+    assert [pool for pool, *_ in ledger["audits"]["last"]] == [8, 16, 24]
+    assert of_the_end(tmp_path / "run")["score/fallback"] == 1
+
+
 def test_a_bound_of_minus_one_keeps_the_proxy(tmp_path) -> None:
     fitted(tmp_path / "run", proxy="some_proxys_code:other", min_agreement=-1.0)
     end = of_the_end(tmp_path / "run")

@@ -8,8 +8,10 @@ from torch import nn
 from raysb.history.ring import LossRing
 from raysb.history.table import LossTable
 from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHT, WEIGHTS_STEP
-from raysb.scoring.ledger import Cursor, Ledger, Refusal
+from raysb.scoring.cursor import Cursor
+from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits
+from raysb.scoring.records import Refusal
 from raysb.seeding import Draws
 from raysb.selection import SelectiveBackprop
 from raysb.selection.scorer import PoolScoring, Scorer
@@ -178,7 +180,7 @@ def test_a_scorer_takes_the_grants_weights_and_window_and_reports_to_history_and
     expected = np.concatenate([2 * pool(number=2)["x"], 3 * pool(number=3)["x"]])[-300:]
     np.testing.assert_allclose(ledger.ring.window(), expected)
     by_hand = scored(pool(number=3), window=2 * pool(number=2)["x"], epoch=1)
-    assert by_hand.record.num_rows == ledger.epochs[1].num_scored - 200
+    assert by_hand.record.num_rows == ledger.totals.epochs[1].num_scored - 200
     known = table.table.lookup(pool(number=3)[ID])
     np.testing.assert_allclose(known.loss, 3 * pool(number=3)["x"])
 
@@ -191,5 +193,5 @@ def test_a_scorer_that_is_refused_gives_no_rows_and_reports_nothing() -> None:
     rows = score_it(pool())
     assert {len(column) for column in rows.values()} == {0}
     assert rows.keys() >= {ID, POOL, "x"}
-    assert ledger.epochs == {}
+    assert ledger.totals.epochs == {}
     assert len(score_it(rows)[ID]) == 0

@@ -245,3 +245,11 @@ def test_a_pool_scored_again_is_selected_again_whatever_came_between() -> None:
     merged = LossDistribution.merged(window, losses, 1024)
     picks = [s.select(np.arange(POOL_ROWS), losses, merged, Draws()) for s in (fresh, used)]
     assert picks[0].indices.tolist() == picks[1].indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("args", "stalls"),
+    [({"beta": 2}, True), ({"beta": 1}, False), ({"beta": 2, "warmup_epochs": 1}, False)],
+)
+def test_it_asks_for_fresh_scores_at_the_start_where_old_ones_stall_it(args, stalls) -> None:
+    assert SelectiveBackprop(**args).stalls_on_old_scores is stalls

@@ -12,6 +12,7 @@ from raysb.selection import SelectiveBackprop, Uniform
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
 from raysb.training.batch_stream import BatchStream
+from raysb.training.exchange import Exchange
 from raysb.training.spec import StreamSpec
 
 
@@ -316,6 +317,7 @@ from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
+from raysb.training.exchange import Exchange
 from raysb.training.learner import Learner
 from raysb.training.spec import StreamSpec
 
@@ -473,3 +475,28 @@ def test_rows_are_counted_as_scored_up_to_the_newest_that_any_worker_has(two) ->
 def test_only_worker_0_is_asked_whether_to_stop(two) -> None:
     assert two[0]["asked"] == [0] * 4
     assert two[1]["asked"] == []
+
+
+class WithAnother(Exchange):
+    """Beside a worker that has the same rows, and has waited as told for each step."""
+
+    def __init__(self, waits):
+        super().__init__(alone=True)
+        self.world_size, self.waits, self.mine = 2, list(waits), []
+
+    def gather(self, numbers):
+        self.mine.append(float(numbers[7]))
+        return np.stack([numbers, np.append(numbers[:7], self.waits[len(self.mine) - 1])])
+
+
+def test_a_step_has_waited_as_long_as_the_worker_that_waited_longest() -> None:
+    stream = Given([rows(8, 8 * i) for i in range(4)])
+    stream.exchange = WithAnother([0.0, 5.0, 5.0, 9.0, 9.0])
+    drive(stream)
+    (first, *_), mine = stream.exchange.mine, stream.wait_seconds
+    assert mine < 1.0
+    # its own first wait, then 5 and 4 s of the other, then whatever is longer, for it waits no more
+    assert stream.starved_seconds == pytest.approx(first + 5.0 + 4.0, abs=mine)
+    alone = Given([rows(8, 8 * i) for i in range(4)])
+    drive(alone)
+    assert 0 < alone.starved_seconds <= alone.wait_seconds

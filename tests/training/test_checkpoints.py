@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +169,47 @@ def test_a_damaged_best_is_no_best(tmp_path) -> None:
         store.save(step, score=score, **parts())
     (tmp_path / "checkpoint_000000001" / "train.pt").write_bytes(b"")
     assert store.best().step == 2
+
+
+def test_a_full_disk_is_an_oserror_whichever_file_it_cuts_off(tmp_path) -> None:
+    """torch raises a RuntimeError of its own then, safetensors another one: runs ended by them."""
+    try:
+        asked = ["unshare", "-m", sys.executable, "-c", FULL_DISK, str(tmp_path)]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if done.returncode == 77 or "unshare:" in done.stderr:
+        pytest.skip("a mount of one's own is not allowed here")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"full": 11, "kept": 12, "left": ["checkpoint_000000001"]}
+
+
+FULL_DISK = """
+import json, os, subprocess, sys
+from pathlib import Path
+import numpy as np
+import torch
+from torch import nn
+from raysb.training.checkpoints import Checkpoints
+
+folder = Path(sys.argv[1])
+if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder]).returncode:
+    sys.exit(77)
+model = nn.Linear(250, 100)  # 100 kB in each file
+parts = {"model": model, "stream": {"text": "x" * 100_000}, "history": {"id": np.arange(12_500)},
+         "learner": {"optimizer": {"state": model.weight.detach().clone()}}}
+store = Checkpoints(folder=str(folder))
+store.save(1, **parts)
+full = kept = 0
+for room in range(0, 440_000, 40_000):
+    stat = os.statvfs(folder)
+    (folder / "fill").write_bytes(bytes(stat.f_bavail * stat.f_frsize - room))
+    try:
+        store.save(2, **parts)
+    except OSError:
+        full += 1
+    kept += store.newest().step == 1
+    (folder / "fill").unlink()
+kept += store.newest().step == 1
+print(json.dumps({"full": full, "kept": kept, "left": sorted(os.listdir(folder))}))
+"""

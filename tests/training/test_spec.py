@@ -7,7 +7,8 @@ import pytest
 from torch import nn
 
 import raysb
-from raysb.selection import RandomSubset, StaleSelectiveBackprop
+from raysb.scoring.limits import FRESH_STEPS
+from raysb.selection import RandomSubset, SelectiveBackprop, StaleSelectiveBackprop
 
 
 def stream(**settings) -> raysb.SelectiveStream:
@@ -36,3 +37,18 @@ def test_columns_of_scoring_are_refused_where_some_rows_are_not_scored() -> None
             selector=StaleSelectiveBackprop(),
             extra={"twice": lambda outputs, batch: outputs.sum(1) * 2},
         )
+
+
+@pytest.mark.parametrize(
+    ("selector", "bound", "fresh"),
+    [
+        (SelectiveBackprop(beta=2.0), "auto", FRESH_STEPS),
+        (SelectiveBackprop(beta=2.0), 20, 0),  # whoever names a bound means it throughout
+        (SelectiveBackprop(beta=1.0), "auto", 0),
+        (RandomSubset(), "auto", 0),
+    ],
+)
+def test_auto_starts_fresh_with_the_selectors_that_old_scores_stall(selector, bound, fresh) -> None:
+    scoring = raysb.Scoring(max_staleness_steps=bound)
+    limits = stream(selector=selector, scoring=scoring).spec.limits(64, 1)
+    assert limits.fresh_steps == fresh

@@ -6,7 +6,13 @@ import sys
 import pytest
 
 from raysb.training.settings import Training
-from raysb.training.strategies import ARGUMENTS, ONE_PROCESS, check_engine
+from raysb.training.strategies import (
+    ARGUMENTS,
+    ONE_PROCESS,
+    check_engine,
+    in_one_process,
+    parallel_steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +97,58 @@ def test_the_local_engine_refuses_what_needs_several_processes() -> None:
 def test_the_settings_load_without_torch() -> None:
     code = "import sys, raysb.training.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_in_one_process_a_pipeline_has_the_rows_of_all_stages_and_others_those_of_a_worker() -> (
+    None
+):
+    for name in ("ddp", "fsdp"):
+        one = in_one_process(Training(strategy=name, num_workers=4, batch_size=32, accumulate=2))
+        assert (one.strategy, one.num_workers, one.batch_size, one.accumulate) == (
+            "single",
+            1,
+            32,
+            2,
+        )
+    stages = Training(
+        strategy="pipeline",
+        strategy_args={"split": [2], "schedule": "gpipe"},
+        num_workers=2,
+        batch_size=32,
+        accumulate=8,
+    )
+    one = in_one_process(stages)
+    assert (one.strategy, one.batch_size, one.accumulate, one.strategy_args) == (
+        "single",
+        64,
+        8,
+        {},
+    )
+    unused = Training(num_workers=(1, 2), find_unused_parameters=True)
+    assert in_one_process(unused).num_workers == 1
+    for name in ONE_PROCESS:
+        alone = Training(strategy=name)
+        assert in_one_process(alone) is alone
+
+
+@pytest.mark.parametrize(
+    ("given", "times"),
+    [
+        ({}, 1),
+        ({"strategy": "single"}, 1),
+        ({"num_workers": 4}, 4),
+        ({"num_workers": (2, 4)}, 4),
+        ({"strategy": "fsdp", "num_workers": 3}, 3),
+        # 2 stages, 4 micro-batches: 5 turns for the work of 8 half ones, 4 / 5 of 2
+        ({"strategy": "pipeline", "num_workers": 2, "accumulate": 4}, 1.6),
+        ({"strategy": "pipeline", "num_workers": 4, "accumulate": 4}, 16 / 7),
+    ],
+)
+def test_workers_train_so_many_times_the_rows_of_one_process(given, times) -> None:
+    assert parallel_steps(Training(**given)) == pytest.approx(times)
+
+
+def test_one_process_takes_no_changing_number_of_workers() -> None:
+    with pytest.raises(ValueError, match=r"num_workers=\(1, 2\).*one number"):
+        check_engine(Training(num_workers=(1, 2)), "local")
+    check_engine(Training(num_workers=(1, 2)), "ray")

@@ -23,10 +23,16 @@ class Told:
         self._arrived = threading.Condition()
 
     def stepped(
-        self, generation: int, step: int, num_consumed: int, weights: object, oldest: int
+        self,
+        generation: int,
+        step: int,
+        num_consumed: int,
+        weights: object,
+        oldest: int,
+        waited_s: float,
     ) -> None:
         with self._arrived:
-            self.ledger.stepped(generation, step, num_consumed, weights, oldest)
+            self.ledger.stepped(generation, step, num_consumed, weights, oldest, waited_s)
             self.steps.append(step)
             self._arrived.notify_all()
 

@@ -41,7 +41,7 @@ def measure(repeats: int, pools: int, report: Callable[[Measure], None]) -> None
 
 def _stream_splits(pools: int, count: int) -> list[Any]:
     """Splits of the stream's own execution, without a gate."""
-    from raysb.scoring.ledger import Cursor
+    from raysb.scoring.cursor import Cursor
     from raysb.scoring.limits import Limits
     from raysb.training.stream import RayStream
 

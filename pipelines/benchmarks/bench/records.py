@@ -51,11 +51,11 @@ def hardware() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "memory_GiB": round(memory)}
 
 
-def context(arguments: Sequence[str]) -> dict[str, Any]:
+def context(arguments: Sequence[str], script: str = "benchmarks/throughput.py") -> dict[str, Any]:
     """Commit, versions and command of this run; paths are cut to their last part."""
     words = [Path(word).name if "/" in word else word for word in arguments]
     return {
-        "command": " ".join(["python", "pipelines/benchmarks/throughput.py", *words]),
+        "command": " ".join(["python", f"pipelines/{script}", *words]),
         "commit": _commit(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},

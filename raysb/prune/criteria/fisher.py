@@ -16,9 +16,11 @@ class Fisher(Criterion):
     """s_j = 1/(2N) sum_n ( sum over positions of a_jn dl_n/da_jn )^2 - beta C_j.
 
     The first term estimates the rise of the loss when the channel is removed, by the empirical
-    Fisher information of a gate on it (Theis 2018, eq. 8); C_j are the multiply-adds that the
-    layer spends on the channel for one row, (weights of the filter) x (positions of the output).
-    What later layers spend on it is not counted here.
+    Fisher information of a gate on it (Theis 2018, eq. 8); C_j are the multiply-adds for one row
+    that the net does less without the channel: those of its own layer and of the layers that read
+    it (`raysb.prune.costs.macs_by_channel`). Statistics that do not know the whole net
+    (`Statistics.with_macs` adds it) give those of its own layer, (weights of the filter) x
+    (positions of the output).
 
     Args:
         beta: Loss that one multiply-add is worth, at least 0.
@@ -42,5 +44,6 @@ class Fisher(Criterion):
     def score(self, name: str, layer: Layer, statistics: LayerStatistics | None) -> torch.Tensor:
         """Estimated rise of the loss less the cost. [out_channels]"""
         known = of(statistics)
-        macs = filters(layer).shape[1] * known.positions
+        own = filters(layer).shape[1] * known.positions
+        macs = own if known.macs is None else known.macs
         return known.mean("gate_squared") / 2 - self.beta * macs

@@ -20,8 +20,8 @@ gradient_squared  weight    (dl_n/dw)^2
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class LayerStatistics:
         positions: How often each weight is used for one row: a channel costs D times as many
             multiply-adds.
         sums: By the keys of the module's table, float64 [C] or in the shape of the weight.
+        macs: Multiply-adds for one row that the net saves without each channel, float64 [C], where
+            somebody who knows the whole net has said so; is not saved.
     """
 
     pooled: KeptRows
@@ -88,6 +90,7 @@ class LayerStatistics:
     batches: int = 0
     positions: float = 0.0
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    macs: torch.Tensor | None = None
 
     def add(self, key: str, value: torch.Tensor) -> None:
         """Add to a sum."""
@@ -101,6 +104,11 @@ class LayerStatistics:
     def effective_rows(self) -> float:
         """(sum u)^2 / sum u^2: how many rows of equal weight would be as good."""
         return self.weight**2 / self.weight_squares if self.weight_squares else 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no row brought a NaN or an infinity."""
+        return all(bool(value.isfinite().all()) for value in self.sums.values())
 
     def merge(self, other: "LayerStatistics") -> None:
         """Add what another process saw."""
@@ -178,6 +186,18 @@ class Statistics:
     def rows(self) -> int:
         """Rows that were added, in the layer that saw most."""
         return max((layer.rows for layer in self.layers.values()), default=0)
+
+    def serve(self, needs: Collection[str], layers: Collection[str]) -> bool:
+        """Whether they are of these kinds and layers, of some row each, and finite."""
+        if not set(needs) - {"weight"} <= self.needs or not set(needs) - {"weight"}:
+            return False
+        found = [self.layers.get(name) for name in layers]
+        return all(layer is not None and layer.rows and layer.is_finite for layer in found)
+
+    def with_macs(self, macs: Mapping[str, torch.Tensor]) -> "Statistics":
+        """The same of these layers, with what each of their channels costs the whole net."""
+        layers = {name: replace(self[name], macs=each) for name, each in macs.items()}
+        return Statistics(self.needs, layers)
 
     def merge(self, other: "Statistics") -> None:
         """Add what another process saw of the same layers.

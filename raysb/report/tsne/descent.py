@@ -10,6 +10,7 @@ import torch
 
 CHECK_EVERY = 50  # iterations between two looks at whether it still moves
 LEAST_GAIN = 0.01
+CPU_ROWS = 128  # at once: what is written stays in cache
 LEAST = torch.finfo(torch.float64).eps  # of a probability, so that its logarithm is finite
 
 
@@ -19,42 +20,61 @@ class Divergence:
         q_ij = w_ij / sum w,    w_ij = (1 + |y_i - y_j|^2 / v)^(-(v + 1) / 2)
         dKL / dy_i = 2 (v + 1) / v  sum_j (p_ij - q_ij) (y_i - y_j) / (1 + |y_i - y_j|^2 / v)
 
+    Distances are sums of squared differences, in float64: |y_i|^2 + |y_j|^2 - 2 y_i y_j loses what
+    is near, and scikit-learn's points were not met.
+
     Args:
-        joint: P [n, n], 0 on the diagonal; its sum is 1, or the exaggeration.
+        joint: P, float64 [n, n], 0 on the diagonal; its sum is 1, or the exaggeration.
         components: K.
+        dtype: Of the points.
     """
 
-    def __init__(self, joint: torch.Tensor, components: int) -> None:
+    def __init__(
+        self, joint: torch.Tensor, components: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._joint = joint
         self._degrees = max(components - 1, 1)
-        self._near = torch.empty_like(joint)  # 1 / (1 + |y_i - y_j|^2 / v), written over and over
-        self._pull = torch.empty_like(joint)
+        rows = len(joint)
+        most = CPU_ROWS if joint.device.type == "cpu" else rows
+        self._parts = [slice(i, i + most) for i in range(0, rows, most)]
+        # written over and over: to allocate them anew takes longer than to compute
+        self._near = torch.empty_like(joint)  # 1 / (1 + |y_i - y_j|^2 / v)
+        self._scratch = torch.empty_like(joint[:most])
+        self._apart = torch.empty_like(joint[:most], dtype=dtype)
 
     def gradient(self, points: torch.Tensor) -> torch.Tensor:
         """For all points. [n, K]"""
         weights, total = self._weights(points)
-        torch.sub(self._joint, weights, alpha=1 / total, out=self._pull)
-        self._pull *= self._near
-        one = torch.ones_like(points[:, :1])
-        pulled = self._pull @ torch.cat([points, one], dim=1)  # both sums of the gradient at once
-        gradient = points * pulled[:, -1:] - pulled[:, :-1]
-        return gradient * (2 * (self._degrees + 1) / self._degrees)
+        columns, v = points.T.contiguous(), self._degrees
+        gradient = torch.empty_like(columns, dtype=torch.float64)
+        for part in self._parts:
+            pull, joint = self._near[part], self._joint[part]
+            scratch, apart = self._scratch[: len(joint)], self._apart[: len(joint)]
+            torch.div(weights[part], total, out=scratch).clamp_(min=LEAST)  # q
+            pull *= torch.sub(joint, scratch, out=scratch)
+            for column, sums in zip(columns, gradient, strict=True):
+                torch.sub(column[part, None], column, out=apart)  # rounded as the points are
+                torch.mul(pull, apart, out=scratch)
+                torch.sum(scratch, 1, out=sums[part])
+        return gradient.T.to(points.dtype) * (2 * (v + 1) / v)
 
     def value(self, points: torch.Tensor) -> float:
-        """In nats, summed in float64."""
+        """In nats."""
         weights, total = self._weights(points)
-        q = (weights.double() / total).clamp_(min=LEAST)
-        p = self._joint.double()
-        return float(torch.xlogy(p, p).sub_(torch.xlogy(p, q)).sum())
+        q = (weights / total).clamp_(min=LEAST)
+        return float(torch.xlogy(self._joint, self._joint).sub_(torch.xlogy(self._joint, q)).sum())
 
     def _weights(self, points: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The weights w [n, n] and their sum; 1 + |y_i - y_j|^2 / v is one matrix product."""
-        near, centred = self._near, points - points.mean(0)
-        norms = centred.square().sum(1, keepdim=True)
-        one, v = torch.ones_like(norms), self._degrees
-        left = torch.cat([centred * (-2 / v), norms / v + 1, one], dim=1)
-        torch.mm(left, torch.cat([centred, one, norms / v], dim=1).T, out=near)
-        near.reciprocal_().fill_diagonal_(0)
+        """The weights w [n, n], 0 on the diagonal, and their sum."""
+        near, v, columns = self._near, self._degrees, points.T.double().contiguous()
+        for part in self._parts:
+            square = near[part].zero_()
+            apart = self._scratch[: len(square)]
+            for column in columns:
+                torch.sub(column[part, None], column, out=apart)
+                square.addcmul_(apart, apart)
+            square.div_(v).add_(1).reciprocal_()
+        near.fill_diagonal_(0)
         weights = near if v == 1 else near ** ((v + 1) / 2)
         return weights, float(weights.sum())
 
@@ -89,20 +109,23 @@ class Descent:
             momentum: Share of the last move that is made again.
             patience: It ends where the divergence did not fall for so many iterations.
         """
-        move, gains = torch.zeros_like(points), torch.ones_like(points)
+        move, gains = torch.zeros_like(points, dtype=torch.float64), torch.ones_like(points)
         best, best_at = math.inf, 0
         for done in range(1, iterations + 1):
+            looks = done % CHECK_EVERY == 0
+            value = divergence.value(points) if looks else math.nan
             gradient = divergence.gradient(points)
             turned = move * gradient < 0  # downhill still lies ahead
             gains = torch.where(turned, gains + 0.2, gains * 0.8).clamp_(min=LEAST_GAIN)
             gradient *= gains
-            move.mul_(momentum).sub_(gradient, alpha=self.learning_rate)
-            points += move
-            if done % CHECK_EVERY:
+            move.mul_(momentum).sub_(gradient.double(), alpha=self.learning_rate)
+            points.copy_(points + move)
+            if not looks:
                 continue
-            value = divergence.value(points)
             if value < best:
                 best, best_at = value, done
-            if done - best_at > patience or float(gradient.norm()) <= self.least_gradient:
+            elif done - best_at > patience:
+                return done
+            if float(gradient.norm()) <= self.least_gradient:
                 return done
         return iterations

@@ -3,6 +3,9 @@
 Dimensions in comments: n rows, D features, K components of the map.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,9 +14,13 @@ SPREAD = 1e-4  # standard deviation of the first component
 
 
 def principal_components(rows: torch.Tensor, components: int) -> torch.Tensor:
-    """The first K principal components, scaled so that the first has deviation `SPREAD`. [n, K]
+    """The first K principal components, scaled so that the first has deviation `SPREAD`.
 
-    Signs are those that make the largest loading of each component positive, as in scikit-learn.
+    Signs are those that make the largest loading of each component positive, and rounding is to
+    float32 before it is scaled, as in scikit-learn.
+
+    Returns:
+        float32 [n, K], on the CPU.
 
     Raises:
         ValueError: There are fewer components, or all rows are equal.
@@ -32,17 +39,18 @@ def principal_components(rows: torch.Tensor, components: int) -> torch.Tensor:
         )
     axes = axes[:components]
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    found: torch.Tensor = centred @ (axes * largest.sign()).T
-    scale = SPREAD / float(found[:, 0].std(correction=0))
-    return found.mul_(scale)
+    found = (centred @ (axes * largest.sign()).T).cpu().numpy()
+    found = (found / 2.0 ** math.frexp(float(values[0]))[1]).astype(np.float32)  # no overflow
+    return torch.from_numpy(found / np.std(found[:, 0]) * SPREAD)
 
 
 def random_points(
     rows: int, components: int, seed: int | np.random.Generator | None
 ) -> torch.Tensor:
-    """Normal draws of deviation `SPREAD`. float64 [n, K]"""
-    drawn = np.random.default_rng(seed).standard_normal((rows, components))
-    return torch.from_numpy(drawn * SPREAD)
+    """Normal draws of deviation `SPREAD`, of a number as seed those of scikit-learn. [n, K]"""
+    source: Any = seed if isinstance(seed, np.random.Generator) else np.random.RandomState(seed)
+    drawn = source.standard_normal(size=(rows, components)).astype(np.float32)
+    return torch.from_numpy(drawn * np.float32(SPREAD))
 
 
 def given_points(

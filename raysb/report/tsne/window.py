@@ -40,11 +40,22 @@ class Window:
             figure.add_axes((0, 0, 1, 1)).imshow(pixels)
             figure.axes[0].set_axis_off()
             self._number = figure.number
+            figure.show()
+            self.react()  # it gets its size, and with it a canvas of its own
         elif pyplot.fignum_exists(self._number):
             pyplot.figure(self._number).axes[0].images[0].set_data(pixels)
         else:
             return
-        pyplot.pause(0.001)  # draws, and lets the window react
+        # at once: what is to be drawn when the window is idle is not, as the training goes on
+        pyplot.figure(self._number).canvas.draw()
+        self.react()
+
+    def react(self) -> None:
+        """Let it do what was asked of it meanwhile: close, move, draw again what lay beneath."""
+        from matplotlib import pyplot
+
+        if self._number is not None and pyplot.fignum_exists(self._number):
+            pyplot.figure(self._number).canvas.flush_events()
 
     def close(self) -> None:
         """Take it away."""

@@ -22,7 +22,7 @@ def test_probabilities_are_those_of_sklearn(perplexity) -> None:
     given = squareform(distances.numpy().astype(np.float32), checks=False)
     theirs = squareform(_joint_probabilities(squareform(given), perplexity, 0))
     ours = joint_probabilities(distances, perplexity).numpy()
-    assert np.abs(ours - theirs).max() < 1e-7  # asked for: 1e-5
+    assert np.abs(ours - theirs).max() < 1e-16  # asked for: 1e-5
     assert ours.max() > 1e-4
     np.testing.assert_allclose(ours, ours.T)
     assert ours.sum() == pytest.approx(1)
@@ -49,7 +49,7 @@ def test_every_row_has_the_perplexity_that_was_asked_for() -> None:
 def test_the_unit_of_the_features_does_not_matter(scale) -> None:
     plain = joint_probabilities(squared_distances(rows(100)), 10.0)
     scaled = joint_probabilities(squared_distances(rows(100) * scale), 10.0)
-    np.testing.assert_allclose(scaled.numpy(), plain.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(scaled.numpy(), plain.numpy(), rtol=1e-3)
 
 
 def test_a_row_far_from_all_others_still_has_neighbours() -> None:

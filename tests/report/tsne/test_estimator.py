@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits, make_blobs
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE as ORACLE
 
@@ -15,19 +15,33 @@ from raysb.report.tsne.start import principal_components
 DIGITS = load_digits().data
 
 
-def blobs(seed=0):
-    return make_blobs(300, 64, centers=10, cluster_std=4, random_state=seed)[0]
+def digits(count, seed, kind=np.float64):
+    """Some digits, of values that are not whole."""
+    drawn = np.random.default_rng(seed).permutation(len(DIGITS))[:count]
+    return ((DIGITS[drawn] - DIGITS.mean(0)) / 16.3).astype(kind)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_divergence_is_within_2_percent_of_sklearns(seed) -> None:
-    ours = TSNE().fit(blobs(seed))
-    theirs = ORACLE(method="exact", init="pca", random_state=0).fit(blobs(seed))
-    assert ours.kl_divergence_ == pytest.approx(theirs.kl_divergence_, rel=0.02)
+@pytest.mark.parametrize(
+    ("count", "init", "seed"),
+    [(200, "pca", 0), (300, "pca", 1), (400, "pca", 2), (200, "random", 3)],
+)
+def test_the_map_is_sklearns_own(count, init, seed) -> None:
+    """Rounding is amplified, so a step that differs by 1e-8 anywhere would give another map."""
+    rows = digits(count, seed)
+    ours = TSNE(init=init, random_state=seed).fit(rows)
+    theirs = ORACLE(method="exact", init=init, random_state=seed).fit(rows)
+    assert ours.kl_divergence_ == pytest.approx(theirs.kl_divergence_, rel=2e-4)  # asked for: .02
+    np.testing.assert_allclose(ours.embedding_, theirs.embedding_, rtol=1e-3, atol=1e-3)
     assert ours.learning_rate_ == theirs.learning_rate_
     assert ours.n_features_in_ == theirs.n_features_in_
-    assert ours.embedding_.shape == theirs.embedding_.shape
-    assert ours.embedding_.dtype == np.float32
+    assert ours.n_iter_ == theirs.n_iter_ + 1  # theirs is the number of the last, from 0
+    assert ours.embedding_.dtype == theirs.embedding_.dtype
+
+
+def test_float32_rows_are_embedded_as_sklearn_embeds_them_in_float64() -> None:
+    rows = digits(150, 0, np.float32)
+    theirs = ORACLE(method="exact", random_state=0).fit(rows.astype(np.float64))
+    np.testing.assert_allclose(TSNE().fit_transform(rows), theirs.embedding_, rtol=1e-3, atol=1e-3)
 
 
 def test_the_divergence_that_is_told_is_that_of_the_map_by_its_definition() -> None:
@@ -70,9 +84,10 @@ def test_a_seed_gives_the_same_points_to_the_bit(init) -> None:
 
 def test_a_generator_is_a_seed_too() -> None:
     words = {"init": "random", "max_iter": 20, "perplexity": 10}
-    by_seed = TSNE(random_state=3, **words).fit_transform(DIGITS[:80])
-    drawn = TSNE(random_state=np.random.default_rng(3), **words).fit_transform(DIGITS[:80])
-    assert (by_seed == drawn).all()
+    draws = [np.random.default_rng(3), np.random.default_rng(3), np.random.default_rng(4)]
+    one, same, other = (TSNE(random_state=d, **words).fit_transform(DIGITS[:80]) for d in draws)
+    assert (one == same).all()
+    assert (one != other).any()
 
 
 @pytest.mark.parametrize("components", [1, 2, 3])
@@ -81,7 +96,7 @@ def test_the_start_is_sklearns_principal_components_scaled(components) -> None:
     expected = PCA(components, svd_solver="full").fit_transform(rows)
     expected = expected / np.std(expected[:, 0]) * 1e-4
     ours = principal_components(torch.from_numpy(rows), components)
-    np.testing.assert_allclose(ours, expected, atol=1e-12)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-11)
 
 
 def test_given_points_are_where_it_begins_and_stay_as_they_are() -> None:

@@ -1,5 +1,7 @@
 """Maps over a training: when they are drawn, where they begin, and the files that they leave."""
 
+import os
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -141,10 +143,30 @@ def test_a_window_shows_the_newest_map_and_one_that_is_closed_stays_closed() -> 
         (number,) = set(pyplot.get_fignums()) - before
         (image,) = pyplot.figure(number).axes[0].images
         assert (image.get_array() == value).all()
+        drawn = np.asarray(pyplot.figure(number).canvas.buffer_rgba())  # not "when it is idle"
+        assert (drawn[drawn.shape[0] // 2, drawn.shape[1] // 2, :3] == value).all()
+    window.react()
     pyplot.close(number)
+    window.react()
     window.show(np.zeros((20, 30, 3), np.uint8))
     assert set(pyplot.get_fignums()) == before
     window.close()
+
+
+@pytest.mark.skipif("DISPLAY" not in os.environ, reason="there is no display")
+def test_what_a_window_shows_is_on_the_screen() -> None:
+    import matplotlib
+    from PIL import ImageGrab
+
+    matplotlib.use("tkagg")
+    window, screens = Window("colours"), []
+    for colour in ((12, 200, 99), (150, 20, 230)):
+        window.show(np.broadcast_to(np.uint8(colour), (300, 400, 3)))
+        screen = np.asarray(ImageGrab.grab(xdisplay=os.environ["DISPLAY"]).convert("RGB"))
+        screens.append((screen == colour).all(2).sum())
+    window.close()
+    matplotlib.use("agg")
+    assert min(screens) > 0.9 * 300 * 400
 
 
 def test_without_a_display_there_is_no_window(monkeypatch) -> None:
