@@ -16,15 +16,13 @@ LIMIT_S = 20.0
 
 @pytest.fixture(autouse=True)
 def handlers_stay() -> Iterator[None]:
-    """Every test leaves the handlers as they were; a shell's background job ignores SIGINT."""
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Every test leaves the handlers as they were."""
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
     fd = signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, outer)
     assert (after, fd) == (before, -1)
 
 
