@@ -152,7 +152,7 @@ def test_a_proxy_is_what_scoring_takes_the_time_of(tmp_path, monkeypatch) -> Non
     monkeypatch.setitem(sys.modules, "tests_slow", sys.modules[__name__])
     monkeypatch.syspath_prepend(tmp_path)
     job = job_of(model=Slow)
-    scoring = replace(job.spec.scoring, proxy="tests_quick:build")
+    scoring = replace(job.spec.scoring, proxy="tests_quick:build", min_agreement=-1.0)
     found = measure(replace(job, spec=replace(job.spec, scoring=scoring)), seconds=2.0)
     assert found.proxy == "tests_quick:build"
     assert found.forward["float32"] < 10e-6
