@@ -35,8 +35,7 @@ class BoardState:
         if name in self._values and self._values[name][0] > version:
             return
         self._values[name] = (version, value)
-        async with self._changed:
-            self._changed.notify_all()
+        await self._wake()
 
     async def get(self, name: str, at_least: int) -> tuple[int, Any]:
         """Wait until the value's version is at least the given one."""
@@ -63,8 +62,7 @@ class BoardState:
             due += 1
         self._due[name, sender] = due
         self._appended[name] = self._appended.get(name, 0) + 1
-        async with self._changed:
-            self._changed.notify_all()
+        await self._wake()
 
     async def drain(self, name: str, wait_s: float) -> list[Any]:
         """Take all lines of a log, waiting a while for the first."""
@@ -74,13 +72,16 @@ class BoardState:
     async def done(self, name: str, count: int) -> None:
         """Note that so many more lines are where they belong."""
         self._taken[name] = self._taken.get(name, 0) + count
-        async with self._changed:
-            self._changed.notify_all()
+        await self._wake()
 
     async def flush(self, name: str, limit_s: float) -> bool:
         """Wait until all lines that are in a log now are where they belong."""
         wanted = self._appended.get(name, 0)
         return await self._until(lambda: self._taken.get(name, 0) >= wanted, limit_s)
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _until(self, condition: Callable[[], bool], limit_s: float) -> bool:
         with suppress(asyncio.TimeoutError):

@@ -49,16 +49,25 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
     with connected(verbose=job.verbose):
         scaling = check_job(job, scaling_config)
         run_config = run_config or _run_config(job)
-        directory = Path(run_config.storage_path) / run_config.name
-        check_folders(replace(job, directory=directory), scaling)
-        for risk in (old_scores_stall(job.spec), scorers_held_back(job)):
-            if risk is not None:
-                job.watcher.note(risk)
-        supervisor = Supervisor(job, scaling, run_config, directory)
-        result = supervisor.run()
-        if result.metrics.get("stopped_by") == INTERRUPTED:
-            raise Interrupted(result.metrics)
-        return result
+        check_folders(replace(job, directory=_directory(run_config)), scaling)
+        return fit_checked(job, scaling, run_config)
+
+
+def fit_checked(job: TrainingJob, scaling: Any, run_config: Any = None) -> Any:
+    """The same of a job that `check_job` and `check_folders` have let pass.
+
+    Args:
+        job: What to train.
+        scaling: Ray's settings of the workers, as `check_job` gave.
+        run_config: Ray's settings of the run.
+    """
+    for risk in (old_scores_stall(job.spec), scorers_held_back(job)):
+        if risk is not None:
+            job.watcher.note(risk)
+    result = Supervisor(job, scaling, run_config or _run_config(job)).run()
+    if result.metrics.get("stopped_by") == INTERRUPTED:
+        raise Interrupted(result.metrics)
+    return result
 
 
 def old_scores_stall(spec: StreamSpec) -> str | None:
@@ -99,16 +108,15 @@ class Supervisor:
         job: What to train.
         scaling: Ray's settings of the workers.
         run_config: Ray's settings of the run.
-        directory: Of the run.
     """
 
-    def __init__(self, job: TrainingJob, scaling: Any, run_config: Any, directory: Path) -> None:
+    def __init__(self, job: TrainingJob, scaling: Any, run_config: Any) -> None:
         self._job = job
         self._scaling = scaling
         self._run_config = run_config
-        self._directory = directory
-        self._checkpoints = job.checkpoints(directory)
-        self._recorder = job.recorder(directory)
+        self._directory = _directory(run_config)
+        self._checkpoints = job.checkpoints(self._directory)
+        self._recorder = job.recorder(self._directory)
         self._stream: Any = None
         self._stopping = False
         self._nonfinite: dict[int, int] = {}
@@ -240,11 +248,10 @@ def check_folders(job: TrainingJob, scaling: Any) -> None:
         RunDirectoryError: A machine has another folder of that name.
     """
     directory = job.directory or Path()
+    workers = scaling._resources_per_worker_not_none
     spread = job.spec.has_history and job.history.num_shards > 1  # on machines of Ray's choice
-    asked = {} if spread else scaling._resources_per_worker_not_none
-    check_shared(job.checkpoints(directory).folder, asked)
+    check_shared(job.checkpoints(directory).folder, {} if spread else workers)
     if job.training.audit:
-        workers = scaling._resources_per_worker_not_none
         check_shared(str(directory.absolute()), workers, audit_not_shared)
 
 
@@ -257,6 +264,10 @@ def _run_config(job: TrainingJob) -> Any:
         failure_config=train.FailureConfig(max_failures=job.training.max_failures),
         logging_config=None if job.verbose else train.LoggingConfig(log_level="ERROR"),
     )
+
+
+def _directory(run_config: Any) -> Path:
+    return Path(run_config.storage_path, run_config.name)
 
 
 class LostError(Exception):

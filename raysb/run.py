@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,11 @@ def engine(config: Config, job: TrainingJob, screen: Screen) -> Iterator[Callabl
         return
     with connected(config.address, verbose=job.verbose):
         screen.phase("ray")
-        from raysb.ray_engine import check_folders, check_job, fit_on_ray
+        from raysb.ray_engine import check_folders, check_job, fit_checked
 
-        check_folders(job, check_job(job))
-        yield fit_on_ray
+        scaling = check_job(job)
+        check_folders(job, scaling)
+        yield partial(fit_checked, scaling=scaling)
 
 
 def _plain_warning(message: Any, *args: Any, **kwargs: Any) -> None:

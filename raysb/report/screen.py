@@ -106,7 +106,8 @@ class Screen:
         if line.get("score/fallback") and not self._last.get("score/fallback"):
             self._console.line(
                 f"warning: cheap scores rank as the live model's by {line['score/agreement']:.2f} "
-                "only (scoring.min_agreement): from here on it scores, in full precision and size"
+                "only (scoring.min_agreement): from here on it scores, in full precision and "
+                "size, and with the weights of every step"
             )
         record = self._record(line)
         if self._figures is not None:

@@ -1,7 +1,8 @@
 """How far a cheap score ranks rows as the live model does, and when it no longer may stand in.
 
 Some pools are scored twice: by what stands in, and a slice of them by the live weights in full
-precision and size. The ledger keeps what the last few audits said and decides for all scorers.
+precision and size; by a copy that is stale, just before newer weights replace it, and by these. The
+ledger keeps what the last few audits said and decides for all scorers.
 """
 
 import math

@@ -40,9 +40,7 @@ class PoolRecord(NamedTuple):
     # what the stages know of each selected row, with its id; `None` where nothing was scored
     rows: Batch | None = None
     fallen_back: bool = False  # as the grant said
-    agreement: RankAgreement | None = (
-        None  # with the live model's scores, where the pool was audited
-    )
+    agreement: RankAgreement | None = None  # with the live model, where the pool was audited
 
     @property
     def num_scored(self) -> int:

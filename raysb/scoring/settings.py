@@ -28,15 +28,17 @@ class Scoring:
             that stay as they are: a run directory, a file of weights of a (pruned, distilled) copy
             of it, or the import path of a function that returns it; none: the model itself.
         min_agreement: Least mean rank correlation, of the last three audits, of a cheap score (by
-            `dtype`, `image_scale` or `proxy`) with that of the live model; below it the live model
-            scores from then on, in full precision and size. Between -1, never, and 1. One pool in
-            50 is audited, of fewer rows one an epoch, and the first of the run decides nothing.
+            `dtype`, `image_scale`, `proxy` or `publish_every`) with that of the live model; below
+            it the live model scores from then on, in full precision and size and with the weights
+            of every step. Between -1, never, and 1. One pool in 50 is audited, of fewer rows one an
+            epoch, and the first of the run decides nothing.
         max_staleness_steps: Bound on the age of a trained row's score, in optimizer steps, unless
             the selector draws rows by what is recorded of earlier epochs. 0 is lockstep,
             deterministic for any number of scorers; `auto` takes the smallest bound that does not
             stall, and for the first 200 steps of a selector that old scores stall (`beta` above 1)
             scores as late as it can; `none` only reports ages.
-        publish_every: Optimizer steps between two publications of the weights, at least 1.
+        publish_every: Optimizer steps between two publications of the weights, at least 1; above
+            it a copy scores that is stale.
         num_cpus: CPUs that each scorer asks Ray for, at least 0.
         num_gpus: GPUs that each scorer asks Ray for; a fraction lets scorers and workers share one.
         resources: Custom resources that each scorer asks Ray for, amounts by name, so that it lies

@@ -98,6 +98,7 @@ class PoolScoring:
         classes: Column with the classes that a class floor looks at.
         audit_every: Pools from one whose cheap scores are compared with the live model's to the
             next.
+        publish_every: Optimizer steps between two publications of the weights.
     """
 
     task: Task
@@ -110,6 +111,7 @@ class PoolScoring:
     adjustments: Adjustments = UNCHANGED
     classes: str | None = None
     audit_every: int = AUDIT_EVERY
+    publish_every: int = 1
 
     def __call__(
         self,
@@ -123,6 +125,7 @@ class PoolScoring:
         num_scored: int = 0,
         fallen_back: bool = False,
         times_selected: npt.NDArray[np.integer] | None = None,
+        agreement: RankAgreement | None = None,
     ) -> ScoredPool:
         """Score n rows and select among them; pure but for the clock.
 
@@ -136,6 +139,7 @@ class PoolScoring:
             num_scored: Rows that the run has scored before.
             fallen_back: Score with `model`, in full precision and size, whatever is set.
             times_selected: int [n], how often each row was selected, where there is a cap.
+            agreement: Of the weights before these with these, where that was asked.
         """
         start = time.perf_counter()
         draws = Draws(seed=self.seed, epoch=epoch)
@@ -167,8 +171,8 @@ class PoolScoring:
         # what the source gives and a preselection does not add is read again where it is needed
         plain = batch.keys() - STREAM_COLUMNS
         pool = int(batch[POOL][0])
-        audited = cheap and pool % self.audit_every == 0
-        agreement = self._audit(model, fresh, scores) if audited else None
+        if cheap and not self.is_stale and pool % self.audit_every == 0:
+            agreement = self.audit(model, fresh, scores)
         finite = np.isfinite(scores.losses) & np.isfinite(scores.scores)
         record = PoolRecord(
             pool=pool,
@@ -203,6 +207,11 @@ class PoolScoring:
         """Whether something stands in for the live model in full precision and size."""
         return self.proxy is not None or self.dtype != "float32" or self.image_scale != 1
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether a copy of the live model scores that stays behind it for some steps."""
+        return self.proxy is None and self.publish_every > 1
+
     def _score(self, model: nn.Module, rows: Batch) -> Scores:
         return score(self.task, model, rows, by=self.by) if num_rows(rows) else _NOTHING
 
@@ -215,8 +224,14 @@ class PoolScoring:
             task, model = self.proxy.task(task), self.proxy.beside(model)
         return score(task, model, rows, dtype=self.dtype, by=self.by, image_scale=self.image_scale)
 
-    def _audit(self, model: nn.Module, rows: Batch, scores: Scores) -> RankAgreement | None:
-        """How the first rows rank by the live model; rows of a pool are in random order."""
+    def audit(self, model: nn.Module, rows: Batch, scores: Scores) -> RankAgreement | None:
+        """How the first rows rank by the live model; rows of a pool are in random order.
+
+        Args:
+            model: With the live weights.
+            rows: Of a pool.
+            scores: Of these rows, or of the first of them.
+        """
         live = self._score(model, take(rows, slice(0, AUDIT_ROWS))).scores
         return RankAgreement.of(scores.scores[: len(live)], live)
 
@@ -272,6 +287,8 @@ class Scorer:
         self._generation = generation
         self._model = scoring.task.build(scoring.seed).to(device)
         self._fetch = fetcher(self._model)
+        self._weights_step = 0
+        self._next_audit = 0  # the first pool of it
         self._one_at_a_time = Lock()  # pools of one actor wait side by side, and are scored in turn
 
     def __call__(self, batch: Batch) -> Batch:
@@ -292,16 +309,18 @@ class Scorer:
         """Score a pool that was granted; returns its selected rows."""
         epoch, start, stop = self._locate(int(batch[POOL][0]))
         with self._one_at_a_time:
+            agreement = self._take_weights(batch, grant)
             scored = self._scoring(
                 self._model,
                 batch,
                 window=grant.window,
-                weights_step=self._fetch(grant.weights),
+                weights_step=self._weights_step,
                 epoch=epoch,
                 pool_rows=stop - start,
                 num_scored=grant.num_scored,
                 fallen_back=grant.fallen_back,
                 times_selected=self._scoring.times_selected(self._history, batch, epoch),
+                agreement=agreement,
             )
             self._history.record(scored.scores)
             if len(scored.drawn):
@@ -310,3 +329,19 @@ class Scorer:
                 self._history.flush()  # before the ledger lets the next epoch look back
         self._gate.scored(self._generation, scored.record)
         return scored.rows
+
+    def _take_weights(self, batch: Batch, grant: Grant) -> RankAgreement | None:
+        """Bring the model to the grant's weights; of a stale copy now and then, what age costs.
+
+        It is audited on rows that it has not scored yet, at the end of its time: by the weights
+        that replace it. Weights that were just drawn rank nothing, and are not.
+        """
+        pool, before = int(batch[POOL][0]), self._weights_step
+        due = self._scoring.is_stale and not grant.fallen_back and pool >= self._next_audit
+        old = None
+        if due and 0 < before < grant.weights_step:
+            rows = take(batch, slice(0, AUDIT_ROWS))
+            old = self._scoring.score_cheaply(self._model, rows)
+            self._next_audit = pool + self._scoring.audit_every
+        self._weights_step = self._fetch(grant.weights)
+        return None if old is None else self._scoring.audit(self._model, rows, old)

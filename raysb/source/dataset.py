@@ -163,7 +163,7 @@ class DatasetSource(DecodedSource):
         return "no row"
 
     def _words(self, place: int) -> str:
-        return _words(place)
+        return f"block {place >> FILE_SHIFT} row {place & ((1 << FILE_SHIFT) - 1)}"
 
     def _set_rows(self, facts: list[_Facts]) -> None:
         rows = [fact.rows for fact in facts]
@@ -271,10 +271,6 @@ def _column(table: pa.Table, name: str, block: int) -> npt.NDArray[np.generic]:
     if isinstance(column.type, pa.ExtensionType):
         return np.asarray(BlockAccessor.for_block(table).to_numpy(name))
     return to_numpy(column, f"block {block}, column {name!r}")
-
-
-def _words(place: int) -> str:
-    return f"block {place >> FILE_SHIFT} row {place & ((1 << FILE_SHIFT) - 1)}"
 
 
 def _check_unique(ids: list[Ids]) -> None:

@@ -68,6 +68,7 @@ class BatchStream(abc.ABC):
             longest.
         max_age: Largest age of a trained row, in steps.
         must_save: Whether a checkpoint is due after this step.
+        fallen_back: Whether scorers need the weights of every step, whatever was set.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class BatchStream(abc.ABC):
         self._waits: Any = 0.0  # of each worker, when the last step was agreed on
         self.max_age = 0
         self.must_save = False
+        self.fallen_back = False
         self._gave_up = False  # waiting for rows, since the run is to stop
         self._age_sum = self._aged_rows = 0
         self._trained = TrainedRows()
@@ -231,6 +233,7 @@ class BatchStream(abc.ABC):
                     float(asked and save is not None and save()),
                     float(self._gave_up),
                     self.wait_seconds,
+                    float(self._has_fallen_back()),
                 ],
                 np.float64,
             )
@@ -246,6 +249,7 @@ class BatchStream(abc.ABC):
         if everyone[:, 1].any() or room <= 0:
             return None
         self.must_save = bool(everyone[:, 5].any())
+        self.fallen_back = bool(everyone[:, 8].any())
         self.starved_seconds += float((everyone[:, 7] - self._waits).max())
         self._waits = everyone[:, 7]
         self._global_rows = int(min(counts.sum(), room))
@@ -376,6 +380,10 @@ class BatchStream(abc.ABC):
     def global_rows(self) -> int:
         """Rows of all workers in the step under way."""
         return self._global_rows
+
+    def _has_fallen_back(self) -> bool:
+        """Whether this worker knows that scorers need the weights of every step."""
+        return False
 
     def publishes(self) -> bool:
         """Whether the next `step` publishes weights, so that its model must be up to date.

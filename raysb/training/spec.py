@@ -332,6 +332,7 @@ class StreamSpec:
             adjustments=self.adjust,
             classes=getattr(self.task.loss, "target", None) if self.adjust.needs_classes else None,
             audit_every=audit_every(self.source.num_rows, self.scoring.batch_size),
+            publish_every=self.scoring.publish_every,
         )
 
     def read(self, plan: PoolPlan, pool: int) -> Batch:

@@ -125,7 +125,9 @@ class RayStream(BatchStream):
             )
             self._restore_past(known)
             pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
-            self._teller = Teller(self._handle.ledger, self._generation, pause_s)
+            self._teller = Teller(
+                self._handle.ledger, self._generation, pause_s, asks=self._limits.publish_every > 1
+            )
             splits = self._build(plan, batch_size).streaming_split(
                 self.exchange.world_size, equal=False, locality_hints=None
             )
@@ -224,10 +226,17 @@ class RayStream(BatchStream):
 
     def publishes(self) -> bool:
         """Whether the next `step` publishes weights; see `BatchStream.publishes`."""
-        return self.spec.scored and self._limits.due(self.num_steps + 1, self._published_at)
+        return self._due(self.num_steps + 1)
+
+    def _due(self, step: int) -> bool:
+        late = self.fallen_back or self._limits.due(step, self._published_at)
+        return self.spec.scored and late
+
+    def _has_fallen_back(self) -> bool:
+        return self.exchange.rank == 0 and self._teller.fallen_back
 
     def _publish(self, model: nn.Module) -> None:
-        due = self.spec.scored and self._limits.due(self.num_steps, self._published_at)
+        due = self._due(self.num_steps)
         if due:
             self._published_at = self.num_steps
         if self.exchange.rank != 0:

@@ -28,12 +28,20 @@ class Teller:
         ledger: Who is told.
         generation: Of the worker group.
         pause_s: Least time between two calls, unless the trainer is out of rows.
+        asks: Ask, with each publication, whether scorers may still rank by older weights.
+
+    Attributes:
+        fallen_back: Whether the weights of every step are to be published, whatever was set.
     """
 
-    def __init__(self, ledger: LedgerClient, generation: int, pause_s: float) -> None:
+    def __init__(
+        self, ledger: LedgerClient, generation: int, pause_s: float, *, asks: bool = False
+    ) -> None:
         self._ledger = ledger
         self._generation = generation
         self._pause_s = pause_s
+        self._asks = asks
+        self.fallen_back = False
         self._steps: deque[Step] = deque()
         self._changed = threading.Condition()
         self._hurry = threading.Event()
@@ -75,6 +83,8 @@ class Teller:
                 self._ledger.stepped(
                     self._generation, step, num_consumed, weights, oldest, waited_s
                 )
+                if self._asks and packed is not None and not self.fallen_back:
+                    self.fallen_back = bool(self._ledger.progress()["audits"].get("fallback"))
                 if not self._closed:
                     self._hurry.wait(self._pause_s)
                     self._hurry.clear()

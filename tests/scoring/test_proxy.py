@@ -274,6 +274,27 @@ def test_on_ray_the_fallback_is_that_of_one_process_for_any_number_of_scorers(
     assert sorted(trained) == sorted(ids)
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("least", "fallback"), [(1.0, 1), pytest.param(-1.0, 0, marks=pytest.mark.slow)]
+)
+def test_a_stale_copy_that_ranks_otherwise_gives_way_to_the_weights_of_every_step(
+    ray_cluster, tmp_path, least, fallback
+) -> None:
+    from dataclasses import replace
+
+    from raysb.ray_engine import fit_on_ray
+
+    job = job_in(tmp_path / "run", min_agreement=least, publish_every=7, num_cpus=0.5, epochs=6)
+    (tmp_path / "run").mkdir()
+    fit_on_ray(replace(job, training=replace(job.training, num_cpus=0.5)))
+    end = of_the_end(tmp_path / "run")
+    assert 0 < end["score/agreement"] < 1
+    assert end["score/fallback"] == fallback
+    behind = set(read_audit(tmp_path / "run" / "audit").to_pydict()["weights_step"])
+    assert any(step % 7 for step in behind) == bool(fallback)
+
+
 # --- what is loaded ---
 
 

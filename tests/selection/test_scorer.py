@@ -11,7 +11,7 @@ from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHT, WEIGHTS_STEP
 from raysb.scoring.cursor import Cursor
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits
-from raysb.scoring.records import Refusal
+from raysb.scoring.records import Grant, Refusal
 from raysb.seeding import Draws
 from raysb.selection import SelectiveBackprop
 from raysb.selection.scorer import PoolScoring, Scorer
@@ -183,6 +183,58 @@ def test_a_scorer_takes_the_grants_weights_and_window_and_reports_to_history_and
     assert by_hand.record.num_rows == ledger.totals.epochs[1].num_scored - 200
     known = table.table.lookup(pool(number=3)[ID])
     np.testing.assert_allclose(known.loss, 3 * pool(number=3)["x"])
+
+
+def agreements(*granted, publish_every=5, **settings):
+    """What a scorer reports of each pool, given (step, scale) of its weights; -1 is a reversal."""
+    reported = []
+
+    class Reports(Direct):
+        def grant(self, generation, pool, rows):
+            step, scale, *more = granted[pool]
+            return Grant(step, np.empty(0, np.float32), (step, scale), *more)
+
+        def scored(self, generation, record):
+            reported.append(record.agreement)
+
+    ledger = Ledger(ring=LossRing(300))
+    generation = ledger.open(Limits(global_batch=10), Cursor(), 99, 0)
+    score_it = Scorer(
+        PoolScoring(
+            task=TASK,
+            selector=SelectiveBackprop(),
+            seed=5,
+            publish_every=publish_every,
+            **({"audit_every": 3} | settings),
+        ),
+        Reports(ledger),
+        Table(),
+        fetcher,
+        lambda pool: (pool // 2, 0, 200),
+        generation=generation,
+    )
+    for number in range(len(granted)):
+        score_it(pool(number=number))
+    return [None if each is None else round(each.spearman, 6) for each in reported]
+
+
+def test_a_stale_copy_is_audited_by_the_weights_that_replace_it() -> None:
+    """Not before it was trained, nor while it stays; then at most once in `audit_every` pools."""
+    weights = [(0, 1.0), (5, -1.0), (5, -1.0), (10, 2.0), (15, 3.0), (20, -3.0), (25, 1.0)]
+    assert agreements(*weights) == [None, None, None, -1, None, None, -1]
+    assert agreements(*weights, audit_every=1) == [None, None, None, -1, 1, -1, -1]
+
+
+def test_what_is_replaced_every_step_or_has_fallen_back_is_no_stale_copy() -> None:
+    weights = [(5, 1.0), (10, -1.0), (15, 1.0)]
+    assert agreements(*weights, publish_every=1) == [None] * 3
+    assert agreements(*((*each, 0, True) for each in weights)) == [None] * 3
+
+
+def test_a_stale_copy_in_low_precision_is_compared_as_it_scores_with_the_live_model() -> None:
+    """One audit of both, and none of the precision alone, of pool 0 say."""
+    weights = [(5, 1.0), (10, 1.0), (15, -1.0)]
+    assert agreements(*weights, dtype="bfloat16", audit_every=1) == [None, 1, -1]
 
 
 def test_a_scorer_that_is_refused_gives_no_rows_and_reports_nothing() -> None:

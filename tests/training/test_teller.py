@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from raysb.scoring.agreement import Audits, RankAgreement
 from raysb.scoring.cursor import Cursor
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits
@@ -35,6 +36,9 @@ class Told:
             self.ledger.stepped(generation, step, num_consumed, weights, oldest, waited_s)
             self.steps.append(step)
             self._arrived.notify_all()
+
+    def progress(self) -> dict[str, object]:
+        return self.ledger.progress()
 
     def wait_for(self, step: int) -> bool:
         with self._arrived:
@@ -92,6 +96,23 @@ def test_a_step_that_publishes_is_never_dropped_for_one_that_does_not(publish_ev
     newest = 11 // publish_every * publish_every
     assert told.ledger.step == 11
     assert told.ledger.weights_step == told.ledger.weights.step == newest
+
+
+def test_when_scoring_falls_back_the_next_publication_brings_the_word() -> None:
+    told = Told(publish_every=3)
+    told.ledger.audits = Audits(least=0.5)
+    tells = Teller(told, told.generation, 0.0, asks=True)  # type: ignore[arg-type]
+    heard = []
+    for step in range(1, 10):
+        tells.tell(Step(step, 4 * step, 0, {} if step % 3 == 0 else None))
+        assert told.wait_for(step)
+        heard.append(tells.fallen_back)
+        if step == 4:
+            for pool in (1, 2, 3):
+                told.ledger.audits.add(pool, RankAgreement(0.4, 0.4))
+    tells.close()
+    assert not any(heard[:5])  # of steps 1 to 5
+    assert tells.fallen_back
 
 
 def test_what_stops_the_thread_is_raised_where_the_next_step_is_told() -> None:
