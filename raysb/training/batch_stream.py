@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,20 @@ from raysb.training.trained import TrainedRows, by_pool
 from raysb.training.transfer import Transfer
 
 _NEVER = float(2**62)
+
+
+class Said(NamedTuple):
+    """What a worker tells all others before a step; as numbers, since these are what travels."""
+
+    rows: float  # in its batch
+    waited_s: float  # for rows, in all
+    halt: float  # 1: the run is to end
+    save: float  # 1: a checkpoint is due after this step
+    gave_up: float  # 1: it waits for rows no more, since the run is to stop
+    fallen_back: float  # 1: scorers need the weights of every step
+    oldest: float = _NEVER  # pool of its first row
+    newest: float = -1.0  # pool of its last row
+    num_scored: float = -1.0  # rows scored up to its newest row
 
 
 class BatchStream(abc.ABC):
@@ -86,7 +100,7 @@ class BatchStream(abc.ABC):
         self.exchange = Exchange(alone=True)
         self.num_steps = self.num_backpropped = self.num_scored = self.epoch = self.oldest = 0
         self.fraction = self.wait_seconds = self.starved_seconds = 0.0
-        self._waits: Any = 0.0  # of each worker, when the last step was agreed on
+        self._waits: list[float] = []  # of each worker, when the last step was agreed on
         self.max_age = 0
         self.must_save = False
         self.fallen_back = False
@@ -219,51 +233,59 @@ class BatchStream(abc.ABC):
         """Decide with the other workers what this step is; `None` ends the run."""
         batch, rows = mine
         plan = self._plan()
-        asked = self.exchange.rank == 0
-        halt = asked and stop is not None and stop()
-        pools = batch[POOL][:rows] if rows else None
-        everyone = self.exchange.gather(
-            np.array(
-                [
-                    rows,
-                    float(halt),
-                    _NEVER if pools is None else int(pools[0]),
-                    -1 if pools is None else int(pools[-1]),
-                    -1 if pools is None else self._scored_with(batch, rows),
-                    float(asked and save is not None and save()),
-                    float(self._gave_up),
-                    self.wait_seconds,
-                    float(self._has_fallen_back()),
-                ],
-                np.float64,
-            )
-        )
-        counts = everyone[:, 0].astype(np.int64)
-        if everyone[:, 6].any():
+        said = np.array(self._say(batch, rows, stop, save), np.float64)
+        everyone = [Said(*each) for each in self.exchange.gather(said).tolist()]
+        if any(each.gave_up for each in everyone):
             return None  # rows may be left: this is not the end
+        counts = [int(each.rows) for each in everyone]
         room = _NEVER if max_backprops is None else max_backprops - self.num_backpropped
-        if counts.sum() == 0:
+        if not any(counts):
             self.epoch, self.fraction = plan.epochs, 1.0
             self.num_scored = self._scored_in_all()
             return None
-        if everyone[:, 1].any() or room <= 0:
+        if any(each.halt for each in everyone) or room <= 0:
             return None
-        self.must_save = bool(everyone[:, 5].any())
-        self.fallen_back = bool(everyone[:, 8].any())
-        self.starved_seconds += float((everyone[:, 7] - self._waits).max())
-        self._waits = everyone[:, 7]
-        self._global_rows = int(min(counts.sum(), room))
-        before = int(counts[: self.exchange.rank].sum())
-        self._rows = int(np.clip(self._global_rows - before, 0, rows))
-        self.oldest = int(everyone[:, 2].min())
+        self.must_save = any(each.save for each in everyone)
+        self.fallen_back = any(each.fallen_back for each in everyone)
+        waits = [each.waited_s for each in everyone]
+        before = self._waits or [0.0] * len(waits)
+        self.starved_seconds += max(now - then for now, then in zip(waits, before, strict=True))
+        self._waits = waits
+        self._global_rows = int(min(sum(counts), room))
+        mine_from = sum(counts[: self.exchange.rank])
+        self._rows = min(max(self._global_rows - mine_from, 0), rows)
+        self.oldest = int(min(each.oldest for each in everyone))
         self.epoch = plan.epoch_of(self.oldest)
-        newest = int(everyone[:, 3].max()) + 1
-        self.num_scored = max(self.num_scored, int(everyone[:, 4].max()))
+        newest = int(max(each.newest for each in everyone)) + 1
+        self.num_scored = max(self.num_scored, int(max(each.num_scored for each in everyone)))
         # what lies behind, not what is under way: a schedule ends after the last row, not before
         some = self.spec.scored or self.spec.selector.preselects
         behind = plan.rows_before(newest - 1) if some else self.num_backpropped
         self.fraction = min(behind / plan.rows_before(plan.num_pools), 1.0)
         return self._pad(batch)
+
+    def _say(
+        self,
+        batch: Batch,
+        rows: int,
+        stop: Callable[[], bool] | None,
+        save: Callable[[], bool] | None,
+    ) -> Said:
+        """What the other workers must know of this one, and of the clock, which worker 0 reads."""
+        asked = self.exchange.rank == 0
+        said = Said(
+            rows=rows,
+            waited_s=self.wait_seconds,
+            halt=asked and stop is not None and stop(),
+            save=asked and save is not None and save(),
+            gave_up=self._gave_up,
+            fallen_back=self._has_fallen_back(),
+        )
+        if not rows:
+            return said
+        oldest, newest = int(batch[POOL][0]), int(batch[POOL][rows - 1])
+        num_scored = self._scored_with(batch, rows)
+        return said._replace(oldest=oldest, newest=newest, num_scored=num_scored)
 
     def _scored_with(self, batch: Batch, rows: int) -> int:
         """Rows scored up to the newest row of a batch."""

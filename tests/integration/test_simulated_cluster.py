@@ -128,24 +128,33 @@ def write_rows(folder: Path) -> None:
     pq.write_table(pa.table(table), folder / "rows.parquet")
 
 
+def shards_are(count: int) -> list[str]:
+    """The machines of the history's shards, when there are so many or a while has passed.
+
+    Ray's table of actors is behind what the actors themselves already answer.
+    """
+    end = time.monotonic() + LIMIT_S / 4
+    while len(found := machines_of("HistoryShard")) != count and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
 def with_a_shard_lost(cluster: Any, machines: dict[str, Any], run: Path) -> dict[str, Any]:
     """The run's history on shards of several machines, one of which dies with its shards."""
     from raysb.history.shards import LossHistory
     from raysb.training.checkpoints import Checkpoints
 
     saved = Checkpoints(folder=str(run))
-    end = time.monotonic() + LIMIT_S
-    while machines_of("HistoryShard") and time.monotonic() < end:  # of the run that has ended
-        time.sleep(0.1)
+    shards_are(0)  # those of the run that has ended are gone
     history = LossHistory.start(8, snapshot=saved.newest_history)
     history.load_state_dict(saved.newest_history())
     before = history.export()
-    held = machines_of("HistoryShard")
+    held = shards_are(8)
     lost = next(node for node in held if node in machines)  # not the head
     cluster.remove_node(machines[lost], allow_graceful=False)
     after = history.export()
     same = [name for name in before if np.array_equal(before[name], after[name])]
-    now = machines_of("HistoryShard")
+    now = shards_are(8)
     return {
         "lost": held.count(lost),
         "elsewhere": len(now) == len(held) and lost not in now,

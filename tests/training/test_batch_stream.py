@@ -11,7 +11,7 @@ from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop, Uniform
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
-from raysb.training.batch_stream import BatchStream
+from raysb.training.batch_stream import BatchStream, Said
 from raysb.training.exchange import Exchange
 from raysb.training.spec import StreamSpec
 
@@ -485,8 +485,9 @@ class WithAnother(Exchange):
         self.world_size, self.waits, self.mine = 2, list(waits), []
 
     def gather(self, numbers):
-        self.mine.append(float(numbers[7]))
-        return np.stack([numbers, np.append(numbers[:7], self.waits[len(self.mine) - 1])])
+        said = Said(*numbers)
+        self.mine.append(said.waited_s)
+        return np.array([said, said._replace(waited_s=self.waits[len(self.mine) - 1])])
 
 
 def test_a_step_has_waited_as_long_as_the_worker_that_waited_longest() -> None:
