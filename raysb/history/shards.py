@@ -7,6 +7,7 @@ ids than one process holds.
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import ceil, sqrt
 from typing import Any, TypeAlias
 
@@ -147,9 +148,12 @@ class LossHistory:
             self._send(shard.write.remote(self._generation, "record_selected", *told))
 
     def flush(self) -> None:
-        """Wait until every record of this handle is entered."""
-        while self._in_flight:
-            ray.get(self._in_flight.popleft())
+        """Wait until every record of this handle is entered; threads may ask side by side."""
+        calls = list(self._in_flight.copy())  # at once: another thread may add to it
+        ray.get(calls)
+        for call in calls:
+            with suppress(ValueError):  # another thread has waited for it too
+                self._in_flight.remove(call)
 
     def lookup(self, ids: Ids) -> LossRecords:
         """Return what is known about each id, records of this handle among it."""

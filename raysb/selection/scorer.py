@@ -325,8 +325,8 @@ class Scorer:
             self._history.record(scored.scores)
             if len(scored.drawn):
                 self._history.record_selected(scored.drawn, epoch)
-            if self._scoring.selector.looks_back:
-                self._history.flush()  # before the ledger lets the next epoch look back
+        # a checkpoint, or an epoch that looks back, finds in the history what the ledger counts
+        self._history.flush()
         self._gate.scored(self._generation, scored.record)
         return scored.rows
 

@@ -143,6 +143,9 @@ class Table:
             epoch=scores.epoch,
         )
 
+    def flush(self):
+        """All is there."""
+
 
 def fetcher(model):
     """Weights travel as (step, scale)."""
@@ -156,10 +159,10 @@ def fetcher(model):
     return fetch
 
 
-def scorer(ledger, table, generation):
+def scorer(ledger, table, generation, gate=Direct, **settings):
     return Scorer(
-        PoolScoring(task=TASK, selector=SelectiveBackprop(), seed=5),
-        Direct(ledger),
+        PoolScoring(task=TASK, selector=SelectiveBackprop(), seed=5, **settings),
+        gate(ledger),
         table,
         fetcher,
         lambda pool: (pool // 2, 0, 200),
@@ -185,6 +188,31 @@ def test_a_scorer_takes_the_grants_weights_and_window_and_reports_to_history_and
     np.testing.assert_allclose(known.loss, 3 * pool(number=3)["x"])
 
 
+def test_the_ledger_counts_a_pool_when_the_history_has_it() -> None:
+    """A checkpoint between the two would never know what was scored."""
+
+    class Late(Table):
+        def __init__(self):
+            super().__init__()
+            self.pending = []
+
+        def record(self, scores):
+            self.pending.append(scores)
+
+        def flush(self):
+            while self.pending:
+                super().record(self.pending.pop())
+
+    class Counts(Direct):
+        def scored(self, generation, record):
+            known.append(table.table.lookup(pool()[ID]).known.all())
+
+    table, known, ledger = Late(), [], Ledger(ring=LossRing(300))
+    g = ledger.open(Limits(global_batch=10), Cursor(), 9, 4, (4, 2.0))
+    scorer(ledger, table, g, gate=Counts)(pool())
+    assert known == [True]
+
+
 def agreements(*granted, publish_every=5, **settings):
     """What a scorer reports of each pool, given (step, scale) of its weights; -1 is a reversal."""
     reported = []
@@ -199,20 +227,8 @@ def agreements(*granted, publish_every=5, **settings):
 
     ledger = Ledger(ring=LossRing(300))
     generation = ledger.open(Limits(global_batch=10), Cursor(), 99, 0)
-    score_it = Scorer(
-        PoolScoring(
-            task=TASK,
-            selector=SelectiveBackprop(),
-            seed=5,
-            publish_every=publish_every,
-            **({"audit_every": 3} | settings),
-        ),
-        Reports(ledger),
-        Table(),
-        fetcher,
-        lambda pool: (pool // 2, 0, 200),
-        generation=generation,
-    )
+    settings = {"audit_every": 3, "publish_every": publish_every} | settings
+    score_it = scorer(ledger, Table(), generation, gate=Reports, **settings)
     for number in range(len(granted)):
         score_it(pool(number=number))
     return [None if each is None else round(each.spearman, 6) for each in reported]
