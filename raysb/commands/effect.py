@@ -4,9 +4,44 @@ The commands that read few of the settings list those, and say so in their help.
 """
 
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from raysb.commands.options import UsageError
+from raysb.commands.options import Option, UsageError, Words, take_options
+
+OF_A_RUN = (  # its rows, its model and its loss
+    *("data.test", "data.train", "data.test_fraction", "data.inputs", "data.target", "data.id"),
+    *("data.image_size", "data.mean", "data.std", "model.name", "model.args", "model.norm"),
+    *("model.num_classes", "train.loss", "train.loss_args"),
+)
+DEVICE = ("train.use_gpu", "train.num_threads")
+
+
+def take_run(
+    words: Sequence[str], options: Mapping[str, Option], effective: Sequence[str], what: str
+) -> tuple[Words, str, list[str]]:
+    """Take apart the words of a command on a run: its own options, RUN_DIR, and the settings.
+
+    Args:
+        words: The command line after the command.
+        options: The command's own, by name.
+        effective: Keys of the settings that it reads.
+        what: The command in words, as in `has no effect on scoring`.
+
+    Raises:
+        UsageError: RUN_DIR is missing, or an option is unknown, or a setting has no effect.
+        SettingError: A `ValueError` for words that are no settings.
+    """
+    given = take_options(words, options)
+    (folder,), flags = given.positional("RUN_DIR")
+    refuse_without_effect(flags, effective, what)
+    if wrong := [word for word in flags if word.startswith("--") and "." not in word]:
+        if wrong[0].startswith("--config"):
+            raise UsageError(
+                f"{wrong[0]}: the configuration is that of the run, {folder}/config.toml"
+            )
+        known = ", ".join(f"--{name}" for name in options)
+        raise UsageError(f"unknown option {wrong[0]}; there are: {known}")
+    return given, folder, flags
 
 
 def refuse_without_effect(flags: Sequence[str], effective: Sequence[str], what: str) -> None:

@@ -4,8 +4,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from raysb.commands.effect import refuse_without_effect
-from raysb.commands.options import JSON, OK, Option, UsageError, take_options
+from raysb.commands.effect import DEVICE, OF_A_RUN, take_run
+from raysb.commands.options import JSON, OK, Option
 
 if TYPE_CHECKING:
     from raysb.evaluate import Evaluated
@@ -35,23 +35,15 @@ A model or a loss that is code of yours is imported only when it is named here:
 --model.name package.module:function
 """
 
-SETTINGS = (
-    *("data.test", "data.train", "data.test_fraction", "data.inputs", "data.target", "data.id"),
-    *("data.image_size", "data.mean", "data.std", "model.name", "model.args", "model.norm"),
-    *("model.num_classes", "train.loss", "train.loss_args", "train.use_gpu", "train.num_threads"),
-    "eval.batch_size",
-)
+OPTIONS = {"best": Option(), "json": JSON}
+SETTINGS = (*OF_A_RUN, *DEVICE, "eval.batch_size")
 MOST_CONFUSIONS = 5
 MOST_CLASSES = 20  # lines of the table; a thousand classes are read from --json
 
 
 def run(words: list[str]) -> int:
     """Evaluate; returns the exit code."""
-    given = take_options(words, {"json": JSON, "best": Option()})
-    (folder,), flags = given.positional("RUN_DIR")
-    if wrong := [flag for flag in flags if flag.startswith("--config")]:
-        raise UsageError(f"{wrong[0]}: the configuration is that of the run, {folder}/config.toml")
-    refuse_without_effect(flags, SETTINGS, "an evaluation")
+    given, folder, flags = take_run(words, OPTIONS, SETTINGS, "an evaluation")
     from raysb.evaluate import evaluate_run
 
     result = evaluate_run(folder, flags, best=given.has("best"))

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from raysb.commands.effect import refuse_without_effect
-from raysb.commands.options import JSON, OK, Option, UsageError, take_options
+from raysb.commands.effect import OF_A_RUN, take_run
+from raysb.commands.options import JSON, OK, Option
 
 if TYPE_CHECKING:
     from raysb.export_run import Exported
@@ -40,21 +40,12 @@ OPTIONS = {
     "overwrite": Option(),
     "json": JSON,
 }
-SETTINGS = (
-    *("data.test", "data.train", "data.test_fraction", "data.inputs", "data.target", "data.id"),
-    *("data.image_size", "data.mean", "data.std", "model.name", "model.args", "model.norm"),
-    *("model.num_classes", "train.loss", "train.loss_args"),
-)
+SETTINGS = OF_A_RUN
 
 
 def run(words: list[str]) -> int:
     """Export; returns the exit code."""
-    given = take_options(words, OPTIONS)
-    (folder,), flags = given.positional("RUN_DIR")
-    if wrong := [word for word in flags if word.startswith("--") and "." not in word]:
-        known = ", ".join(f"--{name}" for name in OPTIONS)
-        raise UsageError(f"unknown option {wrong[0]}; there are: {known}")
-    refuse_without_effect(flags, SETTINGS, "an export")
+    given, folder, flags = take_run(words, OPTIONS, SETTINGS, "an export")
     from raysb.export_run import export_run
 
     found = export_run(folder, given.get("out"), flags, overwrite=given.has("overwrite"))

@@ -4,8 +4,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from raysb.commands.effect import refuse_without_effect
-from raysb.commands.options import JSON, OK, Option, UsageError, take_options
+from raysb.commands.effect import take_run
+from raysb.commands.options import JSON, OK, Option, UsageError
 
 if TYPE_CHECKING:
     from raysb.inspect_history.summary import Inspected
@@ -65,12 +65,7 @@ SETTINGS = ("data.train", "data.id", "model.name", "train.loss")
 
 def run(words: list[str]) -> int:
     """Inspect; returns the exit code."""
-    given = take_options(words, OPTIONS)
-    (folder,), flags = given.positional("RUN_DIR")
-    if wrong := [word for word in flags if word.startswith("--") and "." not in word]:
-        known = ", ".join(f"--{name}" for name in OPTIONS)
-        raise UsageError(f"unknown option {wrong[0]}; there are: {known}")
-    refuse_without_effect(flags, SETTINGS, "the history of a run")
+    given, folder, flags = take_run(words, OPTIONS, SETTINGS, "the history of a run")
     if given.has("no-origin") and flags:
         raise UsageError(f"{flags[0]} has no effect with --no-origin, which opens no data")
     chosen = _chosen(given.options)

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from raysb.commands.effect import refuse_without_effect
-from raysb.commands.options import JSON, OK, Option, UsageError, Words, take_options
+from raysb.commands.effect import DEVICE, OF_A_RUN, take_run
+from raysb.commands.options import JSON, OK, Option, UsageError, Words
 
 if TYPE_CHECKING:
     from raysb.prune_run import LayerSummary, Pruned, Shown, Size
@@ -73,11 +73,7 @@ OPTIONS = {
     "out": Option(value="DIR", needs="the name of a directory"),
     "json": JSON,
 }
-SETTINGS = (
-    *("data.train", "data.test", "data.test_fraction", "data.inputs", "data.target", "data.id"),
-    *("data.image_size", "data.mean", "data.std", "model.name", "model.args", "model.norm"),
-    *("model.num_classes", "train.loss", "train.loss_args", "train.use_gpu", "train.num_threads"),
-)
+SETTINGS = (*OF_A_RUN, *DEVICE)
 ONLY_SHOWN = ("figure",)
 ONLY_PRUNED = (
     *("amount", "keep", "budget", "scope", "raw", "round-to", "repair", "latency-rows"),
@@ -89,12 +85,7 @@ BARS = 12  # columns of a layer's importance
 
 def run(words: list[str]) -> int:
     """Show or prune; returns the exit code."""
-    given = take_options(words, OPTIONS)
-    (folder,), flags = given.positional("RUN_DIR")
-    if wrong := [word for word in flags if word.startswith("--") and "." not in word]:
-        known = ", ".join(f"--{name}" for name in OPTIONS)
-        raise UsageError(f"unknown option {wrong[0]}; there are: {known}")
-    refuse_without_effect(flags, SETTINGS, "pruning")
+    given, folder, flags = take_run(words, OPTIONS, SETTINGS, "pruning")
     show = given.has("show")
     _refuse_idle(given, show)
     chosen = _chosen(given)

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from raysb.commands.effect import refuse_without_effect
-from raysb.commands.options import JSON, OK, Option, UsageError, take_options
+from raysb.commands.effect import DEVICE, OF_A_RUN, take_run
+from raysb.commands.options import JSON, OK, Option, UsageError
 
 if TYPE_CHECKING:
     from raysb.embedding import Embedded
@@ -55,22 +55,12 @@ OPTIONS = {
     "overwrite": Option(),
     "json": JSON,
 }
-SETTINGS = (
-    *("data.test", "data.train", "data.test_fraction", "data.inputs", "data.target", "data.id"),
-    *("data.image_size", "data.mean", "data.std", "model.name", "model.args", "model.norm"),
-    *("model.num_classes", "train.loss", "train.loss_args", "train.use_gpu", "train.num_threads"),
-    "eval.batch_size",
-)
+SETTINGS = (*OF_A_RUN, *DEVICE, "eval.batch_size")
 
 
 def run(words: list[str]) -> int:
     """Draw; returns the exit code."""
-    given = take_options(words, OPTIONS)
-    (folder,), flags = given.positional("RUN_DIR")
-    if wrong := [word for word in flags if word.startswith("--") and "." not in word]:
-        known = ", ".join(f"--{name}" for name in OPTIONS)
-        raise UsageError(f"unknown option {wrong[0]}; there are: {known}")
-    refuse_without_effect(flags, SETTINGS, "the map of a run")
+    given, folder, flags = take_run(words, OPTIONS, SETTINGS, "the map of a run")
     chosen = _chosen(given.options)
     from raysb.embedding import Wanted, embed_run
 
