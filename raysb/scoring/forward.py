@@ -1,7 +1,6 @@
 """The forward pass that scores: no gradient, evaluation mode, and no trace left in the model."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from raysb.errors import ModelError
+from raysb.nn.evaluation import evaluation_mode
 from raysb.schema import Batch, Floats, concatenate, num_rows, take
 from raysb.scoring.resize import check_scale, shrink
 from raysb.scoring.scores import LOSS_SCORE, Measured, Score
@@ -34,18 +34,6 @@ class Scores(NamedTuple):
     def ranked(self) -> Floats | None:
         """What is ranked, `None` where that is the losses."""
         return None if self.scores is self.losses else self.scores
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within, every submodule's own mode again after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def score(

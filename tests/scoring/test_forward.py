@@ -10,7 +10,7 @@ from torch import nn
 
 from raysb.errors import ModelError
 from raysb.schema import ID
-from raysb.scoring.forward import evaluation_mode, score
+from raysb.scoring.forward import score
 from raysb.task import Task, inputs
 
 
@@ -156,15 +156,6 @@ def test_a_scalar_loss_is_refused_here_already(trained) -> None:
     )
     with pytest.raises(ModelError, match="one loss per sample"):
         score(scalar, trained, digits())
-
-
-def test_evaluation_mode_gives_every_module_its_own_mode_back() -> None:
-    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
-    model[1][0].eval()
-    modes = [m.training for m in model.modules()]
-    with evaluation_mode(model):
-        assert not any(m.training for m in model.modules())
-    assert [m.training for m in model.modules()] == modes
 
 
 def test_a_model_without_parameters_is_scored_on_the_cpu() -> None:

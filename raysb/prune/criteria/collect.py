@@ -8,10 +8,10 @@ from torch import nn
 from torch.random import fork_rng
 
 from raysb.errors import ModelError
+from raysb.nn.evaluation import evaluation_mode
 from raysb.prune.criteria.accumulator import GRADIENT_ROWS, POOLED_ROWS, Accumulator
 from raysb.prune.criteria.layers import (
     Layer,
-    evaluation_mode,
     find_layers,
     prunable_layers,
     weights_require_grad,

@@ -79,18 +79,6 @@ def channel_dim(layer: Layer) -> int:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within, every submodule's own mode again after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
 def weights_require_grad(layers: Sequence[Layer]) -> Iterator[None]:
     """Gradients are recorded from these layers on within, frozen or not; flags as they were after.
 
