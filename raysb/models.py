@@ -70,7 +70,7 @@ def load_model(
     weights = best_weights(folder) if best else newest_weights(folder)
     _check_whole(folder, weights)
     config = load(folder / CONFIG, of_run=True) if (folder / CONFIG).exists() else None
-    plan = folder / PLAN if (folder / PLAN).is_file() else None
+    plan = plan_of(folder, None if config is None else config.model)
     build = partial(_seeded, model or _own(run, config, weights), config, plan)
     module = build()
     merge_lora(module)  # of a builder that adapts: a file holds adapters merged, or apart
@@ -145,7 +145,15 @@ def _completed(model: nn.Module, config: Config | None, weights: Path) -> nn.Mod
     return model
 
 
-def _seeded(build: Callable[[], nn.Module], config: Config | None, plan: Path | None) -> nn.Module:
+def plan_of(folder: Path, settings: Model | None) -> str | None:
+    """The file that says how a run's net is cut down: the run's own, or what its settings name."""
+    own = folder / PLAN
+    if own.is_file():
+        return str(own)
+    return None if settings is None else settings.plan
+
+
+def _seeded(build: Callable[[], nn.Module], config: Config | None, plan: str | None) -> nn.Module:
     """Build as the run did: what was drawn and frozen lies in no file."""
     with torch.random.fork_rng(devices=[]):
         if config is not None:
@@ -153,12 +161,13 @@ def _seeded(build: Callable[[], nn.Module], config: Config | None, plan: Path | 
         model = build()
     # a builder given by the caller knows nothing of the run's settings
     model = model if config is None else converted(model, config.model)
-    return cut_down(model, plan or (None if config is None else config.model.plan))
+    return cut_down(model, plan)
 
 
 def bare(settings: Model) -> Model:
-    """The settings of the model alone: its layers as in the run, all of it drawn and trained."""
-    return replace(settings, init=None, init_exclude=(), freeze=(), adapter=None, adapter_args={})
+    """The settings of the model alone: all its layers, drawn and trained."""
+    whole = replace(settings, plan=None, init=None, init_exclude=(), freeze=())
+    return replace(whole, adapter=None, adapter_args={})
 
 
 def build_from(config: Config, shape: tuple[int, ...]) -> Callable[[], nn.Module]:

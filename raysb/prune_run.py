@@ -17,7 +17,7 @@ from torch import nn
 from raysb.config import Config, to_toml
 from raysb.errors import RunDirectoryError
 from raysb.evaluate import OpenedRun, open_run
-from raysb.models import bare
+from raysb.models import bare, plan_of
 from raysb.prune.costs import macs, widths_of
 from raysb.prune.criteria import Statistics
 from raysb.prune.graph import ChannelGraph, trace_channels
@@ -205,8 +205,7 @@ def _known(run: str, opened: OpenedRun, rows: int | None) -> Statistics | None:
     Checkpoints that were removed, or lie where this machine cannot read them, are no reason to
     stop: there is a pass over rows.
     """
-    pruned = (Path(run) / PLAN).is_file()  # those of its parent have other channels
-    if rows is not None or pruned or not opened.config.train.statistics:
+    if rows is not None or not opened.config.train.statistics:
         return None
     checkpoints = Checkpoints(folder=opened.config.run.checkpoints or str(Path(run).absolute()))
     try:
@@ -263,12 +262,12 @@ def _write(
     directory: RunDirectory, run: str, config: Config, plan: PruningPlan, small: nn.Module
 ) -> None:
     """What lies in the directory of a pruned run. An earlier plan of the run goes before this."""
-    earlier = Path(run) / PLAN if (Path(run) / PLAN).is_file() else config.model.plan
+    earlier = plan_of(Path(run), config.model)
     if earlier is not None:
         plan = PruningPlan.load(earlier).then(plan)
     plan.save(directory.path / PLAN)
-    # the plan lies beside it, and the weights are all here
-    settings = replace(bare(config.model), plan=None)
-    again = replace(config, model=settings, run=replace(config.run, dir=None))
+    # the plan lies beside it, and the weights are all here; checkpoints elsewhere are the parent's
+    settings = replace(config.run, dir=None, checkpoints=None)
+    again = replace(config, model=bare(config.model), run=settings)
     directory.config.write_text(to_toml(again))
     save_model(small, str(directory.path / MODEL))

@@ -14,6 +14,7 @@ from raysb.config import Config, flat, load
 from raysb.errors import RunDirectoryError
 from raysb.job import TrainingJob
 from raysb.optim.registry import build_optimizer
+from raysb.prune.plan import PLAN
 from raysb.report.directory import CONFIG, RunDirectory
 from raysb.training.settings import Training
 
@@ -59,7 +60,9 @@ def reopen(path: Path, settings: tuple[str, ...]) -> Resumed:
             f"--resume {path}: there is no {CONFIG} in it; give the directory that `raysb train` "
             "made, which it named at its end and in its first lines"
         )
-    before, config = load(str(file), ()), load(str(file), settings)
+    own = path / PLAN  # where it came from may be gone
+    plan = ("--model.plan", str(own)) if own.is_file() else ()
+    before, config = load(str(file), plan), load(str(file), (*plan, *settings))
     if config.run.dir != before.run.dir:
         raise ValueError(
             f"run.dir={config.run.dir!r} beside --resume {path}: a run goes on in its own "

@@ -15,6 +15,7 @@ from raysb.config import Config, to_toml
 from raysb.interrupt import Interrupted, terminable
 from raysb.job import TrainingJob
 from raysb.prepare import prepare
+from raysb.prune.plan import PLAN
 from raysb.report.screen import Screen
 from raysb.resume import Resumed
 
@@ -55,15 +56,22 @@ def _train(
         with created.locked(), screen.logging_to(created.log):
             for line in () if resumed is None else resumed.differences():
                 screen.note(f"resumed with {line}")
-            _write(created.config, to_toml(ready.config))
+            _write(created.config, to_toml(ready.config).encode())
+            _keep_plan(ready.config.model.plan, created.path / PLAN)
             return _fit(fit, replace(ready.job, directory=created.path), screen)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Replace a file: it is the old one or the new one, whatever happens."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
+    draft.write_bytes(content)
     draft.replace(path)
+
+
+def _keep_plan(plan: str | None, own: Path) -> None:
+    """A run of a net that is cut down has the plan beside its weights: neither is of use alone."""
+    if plan is not None and not (own.exists() and own.samefile(plan)):
+        _write(own, Path(plan).read_bytes())
 
 
 def _fit(fit: Callable[..., Any], job: TrainingJob, screen: Screen) -> dict[str, Any]:

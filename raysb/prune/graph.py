@@ -17,7 +17,9 @@ from raysb.nn.patterns import chosen
 from raysb.prune.channels import ChannelIds
 from raysb.prune.groups import ChannelGroup, Constraint, find_groups
 from raysb.prune.modules import module_rule
+from raysb.prune.operations import SIZED
 from raysb.prune.rules import function_rule
+from raysb.prune.sizes import COUNTED, changing
 from raysb.prune.walk import UNKNOWN, Shape, Step, Value, Walk
 
 _SHOWN = 6  # layers in a message
@@ -132,11 +134,16 @@ def _follow(walk: Walk, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value
     )
     if node.op == "get_attr" or (tensors and all(n in walk.raw for n in tensors)):
         walk.raw.add(node)
+    if walk.shapes[node.name] is None:
+        walk.numbers[node] = changing(walk, node, values)
     if node.op == "output":
         for flow in step.flows:
             if flow is not None:
                 walk.ids.fix(flow.ids)
         return None
+    counted = [flow for each in node.all_input_nodes for flow in walk.numbers.get(each, ())]
+    if walk.shapes[node.name] is not None and step.called not in SIZED:
+        walk.demand(step, COUNTED, counted)
     if node.op == "call_module":
         return module_rule(walk.modules[str(node.target)])(walk, step)
     if all(flow is None for flow in step.flows):
@@ -220,8 +227,20 @@ def _refuse_tied(model: nn.Module, walk: Walk) -> None:
             for name in names:
                 walk.demand_module(name, f"shares a parameter with {_other(names, name)}")
     for name, module in model.named_modules():
-        if hasattr(module, "parametrizations"):
-            walk.demand_module(name, "computes its weight from others (parametrizations)")
+        if made := _computed(module):
+            walk.demand_module(
+                name,
+                f"computes its {made} of other tensors (weight_norm, spectral_norm, masks of "
+                "torch.nn.utils.prune, a parametrization; remove_weight_norm, prune.remove, "
+                "remove_parametrizations and their like make it a parameter again)",
+            )
+
+
+def _computed(module: nn.Module) -> str:
+    """What of a module is neither a parameter nor a buffer, but made of some; or nothing."""
+    held = {*module._parameters, *module._buffers}
+    found = (n for n in ("weight", "bias") if isinstance(getattr(module, n, None), torch.Tensor))
+    return next((name for name in found if name not in held), "")
 
 
 def _other(names: Sequence[str], name: str) -> str:

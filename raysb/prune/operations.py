@@ -8,6 +8,7 @@ ELEMENTWISE = (
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"),
     *("add", "add_", "iadd", "sub", "sub_", "isub", "mul", "mul_", "imul", "div", "div_"),
     *("truediv", "itruediv", "maximum", "minimum", "where", "multiply", "subtract", "divide"),
+    *("gt", "lt", "ge", "le", "eq", "ne", "expand_as"),
     *("contiguous", "clone", "detach", "float", "half", "bfloat16", "double", "to", "type_as"),
 )
 """The result at a place depends on its operands at that place, which are broadcast."""
@@ -20,5 +21,8 @@ SPATIAL = (
 """Each channel by itself, over the last dimensions."""
 
 REDUCTIONS = ("mean", "sum", "amax", "amin", "std", "var", "logsumexp")
+
+SIZED = ("view", "reshape", "unflatten")
+"""These take sizes as arguments, and their rule looks at each."""
 
 SHAPE_ONLY = ("size", "dim", "ndimension", "numel", "get_device", "is_floating_point")

@@ -1,7 +1,7 @@
 """Where a dimension goes when a tensor is reshaped, and what is at each place of it then."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -44,7 +44,7 @@ def _boundary(shape: Sequence[int], product: int, most: int, *, last: bool) -> i
     return (found[-1] if last else found[0]) if found else None
 
 
-def is_dynamic(sizes: Sequence[object], dim: int) -> bool:
+def is_dynamic(sizes: Sequence[object], dim: int, changes: Callable[[object], bool]) -> bool:
     """Whether a reshape's own arguments leave the size of a dimension to the tensor.
 
     A number is what the net was written with: after pruning the tensor has fewer elements.
@@ -52,10 +52,11 @@ def is_dynamic(sizes: Sequence[object], dim: int) -> bool:
     Args:
         sizes: Arguments of `view` or `reshape`: numbers, or nodes of the graph.
         dim: The dimension after it.
+        changes: Whether one of them changes with the channels.
     """
     if len(sizes) == 1 and not isinstance(sizes[0], int):  # `view(x.shape)`
-        return True
-    return dim < len(sizes) and (sizes[dim] == -1 or not isinstance(sizes[dim], int))
+        return changes(sizes[0])
+    return dim < len(sizes) and (sizes[dim] == -1 or changes(sizes[dim]))
 
 
 def as_sizes(args: Sequence[object]) -> Sequence[object]:

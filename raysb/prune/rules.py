@@ -1,6 +1,7 @@
 """What each function and method does to channels; `raysb.prune.modules` has the modules."""
 
 import re
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -103,9 +104,27 @@ def reshape(walk: Walk, step: Step) -> Value:
 
 def view(walk: Walk, step: Step) -> Value:
     """`view` and `reshape`, whose sizes may be numbers."""
+    return _sized(walk, step, _listed(step, "shape", "size"))
+
+
+def unflatten(walk: Walk, step: Step) -> Value:
+    """`unflatten(dim, sizes)`: a view that keeps the other dimensions."""
+    dim, sizes = step.argument(1, "dim"), step.argument(2, "sizes")
+    if not isinstance(dim, int) or not isinstance(sizes, list | tuple):
+        walk.demand(step, UNKNOWN)
+        return None
+    dim, rank = dim % len(step.before), len(step.before)
+    return _sized(walk, step, [-1] * dim + list(sizes) + [-1] * (rank - dim - 1))
+
+
+def _sized(walk: Walk, step: Step, sizes: Sequence[object]) -> Value:
+    """A reshape whose sizes follow the channels; a number stays what it is."""
     found = reshape(walk, step)
-    sizes = as_sizes(step.node.args[1:] or tuple(step.node.kwargs.values()))
-    if isinstance(found, Flow) and not is_dynamic(sizes, found.dim):
+
+    def changes(size: object) -> bool:
+        return isinstance(size, fx.Node) and bool(walk.numbers.get(size))
+
+    if isinstance(found, Flow) and not is_dynamic(sizes, found.dim, changes):
         walk.demand(
             step,
             f"its size {list(sizes)} is a number where there will be fewer; use -1, x.size() or "
@@ -118,12 +137,18 @@ def view(walk: Walk, step: Step) -> Value:
 def permute(walk: Walk, step: Step) -> Value:
     """`permute(dims)`."""
     flow = step.flow
-    order = as_sizes(step.node.args[1:] or tuple(step.node.kwargs.values()))
+    order = _listed(step, "dims")
     rank = len(step.before)
     if flow is None or not all(isinstance(dim, int) for dim in order):
         walk.demand(step, UNKNOWN)
         return None
     return flow.moved([cast(int, dim) % rank for dim in order].index(flow.dim))
+
+
+def _listed(step: Step, *names: str) -> Sequence[object]:
+    """Numbers one by one, in a list, or by one of some names."""
+    named = tuple(step.node.kwargs[name] for name in names if name in step.node.kwargs)
+    return as_sizes(step.node.args[1:] or named)
 
 
 def transpose(walk: Walk, step: Step) -> Value:
@@ -160,7 +185,7 @@ def concatenate(walk: Walk, step: Step) -> Value:
 
 def _parts(step: Step) -> list[tuple[Flow | None, Shape]]:
     """Value and shape of each tensor of a list, or of what `chunk` gave."""
-    first = step.node.args[0]
+    first = step.argument(0, "tensors")
     by_node = {node: (value, shape) for node, value, shape in step.args}
     if isinstance(first, fx.Node):
         value, shapes = by_node[first]
@@ -198,7 +223,10 @@ def getitem(walk: Walk, step: Step) -> Value:
     """A piece of a tuple, or `x[:, :, 0]` that takes all channels."""
     value, index = step.args[0][1], step.node.args[1]
     if isinstance(value, list):
-        return value[index] if isinstance(index, int) else None
+        if isinstance(index, int | slice) and len(step.node.all_input_nodes) == 1:
+            return value[index]
+        walk.demand(step, UNKNOWN)
+        return None
     if value is None:
         return None
     parts = list(index) if isinstance(index, tuple) else [index]
@@ -241,11 +269,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(SPATIAL, spatial),
     **dict.fromkeys(REDUCTIONS, reduce),
     **dict.fromkeys(("flatten", "squeeze", "unsqueeze"), reshape),
-    **dict.fromkeys(("view", "reshape", "unflatten"), view),
+    **dict.fromkeys(("view", "reshape"), view),
     **dict.fromkeys(("softmax", "log_softmax"), softmax),
     **dict.fromkeys(("cat", "concat", "concatenate"), concatenate),
     **dict.fromkeys(("transpose", "swapaxes"), transpose),
     **dict.fromkeys(SHAPE_ONLY, ignored),
+    "unflatten": unflatten,
     "permute": permute,
     "pad": pad,
     "chunk": chunk,

@@ -103,7 +103,8 @@ def _kernels(conv: _ConvNd, kept: Kept) -> torch.Tensor:
     for group in range(conv.groups):
         out = kept.outputs[kept.outputs // rows == group]
         into = kept.inputs[kept.inputs // columns == group] - group * columns
-        parts.append(weight[out][:, into])
+        if len(out):  # of a net that is pruned twice whole groups may go
+            parts.append(weight[out][:, into])
     return torch.cat(parts)
 
 

@@ -64,6 +64,7 @@ class Walk:
     constraints: list[Equal] = field(default_factory=list)
     demands: list[Demand] = field(default_factory=list)
     raw: set[fx.Node] = field(default_factory=set)  # parameters that the forward itself handles
+    numbers: dict[fx.Node, list[Flow]] = field(default_factory=dict)  # see `raysb.prune.sizes`
 
     def demand(self, step: "Step", why: str, flows: Iterable[Flow | None] | None = None) -> None:
         """Demand that channels are fixed: by default all that reach a node. Returns None."""
@@ -131,8 +132,11 @@ class Step:
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """An argument of the call, by place or by name."""
-        args = self.node.args
-        return args[index] if len(args) > index else self.node.kwargs.get(name, default)
+        args, named = self.node.args, self.node.kwargs
+        if len(args) > index:
+            return args[index]
+        # torch takes numpy's word for it too
+        return named.get(name, named.get("axis", default) if name == "dim" else default)
 
 
 Rule: TypeAlias = Callable[[Walk, Step], Value]

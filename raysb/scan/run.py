@@ -17,7 +17,7 @@ from raysb.cluster import connected
 from raysb.config import Config, load
 from raysb.device import device_here
 from raysb.losses import LOSSES, CrossEntropy, build_loss
-from raysb.models import bare, build_from
+from raysb.models import bare, build_from, plan_of
 from raysb.prepare import has_classes, resolve
 from raysb.scan.file import ScoreFile, check_out
 from raysb.scan.foreign import refuse_foreign_cluster, refuse_foreign_code
@@ -166,7 +166,9 @@ def configured_job(
     config = load(config_file or own_config, flags, of_run=of_run)
     if of_run:
         refuse_foreign_code(config, flags)
-    config = replace(config, model=bare(config.model))  # what it starts from is replaced
+    # what it starts from is replaced
+    plan = plan_of(Path(weights), config.model) if of_run else config.model.plan
+    config = replace(config, model=replace(bare(config.model), plan=plan))
     check_names(config.model, file, alone=own_config is None)
     sources = open_every_row(
         config.data,

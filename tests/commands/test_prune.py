@@ -14,6 +14,7 @@ import raysb
 from raysb import cli
 from raysb.commands.prune import HELP, OPTIONS, SETTINGS
 from raysb.config import load, settings
+from raysb.resume import reopen
 from raysb.run import train
 
 FAST = [
@@ -168,6 +169,14 @@ def test_rebirth_is_training_with_the_plan_from_the_pruned_weights(capsys) -> No
     shapes = [[p.shape for p in model.parameters()] for model in (small, reborn)]
     assert shapes[0] == shapes[1]
     assert not torch.equal(small.head.weight, reborn.head.weight)
+    # the plan is part of the run
+    Path("small/plan.safetensors").unlink()
+    Path("reborn").rename("elsewhere")
+    assert answered(capsys, "eval", "elsewhere")["eval/loss"] == metrics["eval/loss"]
+    assert cli.main(["score", "elsewhere", "--out", "scores.parquet"]) == 0
+    resumed = reopen(Path("elsewhere"), ("--train.epochs", "2"))
+    assert resumed.differences() == ["train.epochs = 2 (was 1)"]
+    assert train(resumed.config, resumed=resumed)["epoch"] == 1
 
 
 @pytest.mark.parametrize("kind", ["parameters", "macs", "latency"])
