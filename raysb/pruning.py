@@ -128,7 +128,8 @@ def judge(
         task: How a batch reaches it, and its losses.
         batches: Of the training rows, each from all over the data.
         wanted: The criterion, and what is protected.
-        known: Statistics from training; used where they are what the criterion needs.
+        known: Statistics from training; used where they are what the criterion needs, and worth
+            as many rows as the batches have.
 
     Raises:
         ModelError: The model's channels cannot be followed.
@@ -142,7 +143,8 @@ def judge(
     names = graph.prunable
     if not names:
         raise ValueError("nothing may be pruned: every layer is protected, or reaches the output")
-    if known is not None and known.serve(criterion.needs, names):
+    rows = sum(len(next(iter(batch.values()))) for batch in batches)
+    if known is not None and known.serve(criterion.needs, names, rows):
         statistics, told = known, f"{known.rows:,} training rows, weighted 1/p"
     else:
         passes = (task.outputs, task.losses, batches, criterion.needs)
@@ -202,7 +204,7 @@ def arguments_of(model: nn.Module, task: Task, batch: TensorBatch) -> tuple[torc
 def spread_batches(
     task: Task, source: Source, rows: int, device: torch.device | str = "cpu"
 ) -> list[TensorBatch]:
-    """At most `rows` rows, in batches from all over the data.
+    """As many rows, or all there are, each once: in batches from all over the data.
 
     Raises:
         ValueError: `rows` is below 1.
@@ -211,10 +213,10 @@ def spread_batches(
         raise ValueError(f"rows={rows}: must be at least 1")
     rows = min(rows, source.num_rows)
     blocks = min(BLOCKS, rows)
-    size = math.ceil(rows / blocks)
-    starts = np.linspace(0, source.num_rows - size, blocks).astype(int).tolist()
-    read = (source.read(None, start, start + size) for start in starts)
-    return [task.tensors(batch, device) for batch in read]
+    cuts = np.linspace(0, rows, blocks + 1).astype(int)
+    between = np.linspace(0, source.num_rows - rows, blocks).astype(int)  # left out so far
+    spans = zip((cuts[:-1] + between).tolist(), (cuts[1:] + between).tolist(), strict=True)
+    return [task.tensors(source.read(None, *span), device) for span in spans]
 
 
 @torch.no_grad()

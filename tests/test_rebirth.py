@@ -95,15 +95,21 @@ def test_classes_are_those_of_one_pass_over_all_rows(parent) -> None:
     assert torch.equal(classes_of(parent, job.spec.task, job.held_out, batch_size=64), wanted)
 
 
-def test_batches_come_from_all_over_the_data() -> None:
+@pytest.mark.parametrize("count", [1, 2, 17, 64, 590, 600, 1000])
+def test_batches_are_of_as_many_rows_from_all_over_the_data(count) -> None:
     job = trainer()(model=build).job
-    batches = spread_batches(job.spec.task, ArraySource(rows(600, 0)), 64)
+    batches = spread_batches(job.spec.task, ArraySource(rows(600, 0)), count)
     found = torch.cat([each["image"] for each in batches])
-    assert found.shape == (64, 1, 8, 8)
     known = torch.from_numpy(rows(600, 0)["image"])
     places = (found[:, None] == known[None]).flatten(2).all(2).nonzero()[:, 1]
-    assert len(places.unique()) == 64
+    assert len(places) == len(places.unique()) == min(count, 600)
     assert places.min() == 0
-    assert places.max() == 599
+    assert places.max() == (599 if count > 1 else 0)
+    if count > 16:  # blocks
+        assert places.diff().max() <= 600 / 15
+
+
+def test_a_number_of_rows_below_1_is_refused() -> None:
+    job = trainer()(model=build).job
     with pytest.raises(ValueError, match="rows=0: must be at least 1"):
         spread_batches(job.spec.task, ArraySource(rows(600, 0)), 0)

@@ -89,9 +89,12 @@ def test_people_see_a_line_for_each_layer_and_a_picture(capsys) -> None:
 
 
 def test_statistics_of_training_are_used_where_they_are_what_the_criterion_needs(capsys) -> None:
-    """Gradients were kept, activations not; --rows asks for a pass of its own."""
-    train(load(None, [*FAST, "--run.dir", "kept", "--train.statistics", '["gradient"]']))
+    """Gradients were kept, activations not; few rows, or --rows, mean a pass of its own."""
+    every = ["--selector.kind", "uniform", "--train.statistics", '["gradient"]']
+    for name, step in (("kept", "1"), ("few", "10")):
+        train(load(None, [*FAST, *every, "--run.dir", name, "--train.statistics_every", step]))
     own = "a pass of its own over"
+    assert answered(capsys, "prune", "few", "--show")["statistics"] == f"{own} 1,024 rows"
     rows = answered(capsys, "prune", "full", "--show")["statistics"]
     assert rows.startswith(own)
     kept = answered(capsys, "prune", "kept", "--show")

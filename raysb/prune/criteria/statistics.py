@@ -187,12 +187,12 @@ class Statistics:
         """Rows that were added, in the layer that saw most."""
         return max((layer.rows for layer in self.layers.values()), default=0)
 
-    def serve(self, needs: Collection[str], layers: Collection[str]) -> bool:
-        """Whether they are of these kinds and layers, of some row each, and finite."""
+    def serve(self, needs: Collection[str], layers: Collection[str], rows: float) -> bool:
+        """Whether they are of these kinds and layers, worth so many rows of each, and finite."""
         if not set(needs) - {"weight"} <= self.needs or not set(needs) - {"weight"}:
             return False
         found = [self.layers.get(name) for name in layers]
-        return all(layer is not None and layer.rows and layer.is_finite for layer in found)
+        return all(layer and layer.effective_rows >= rows and layer.is_finite for layer in found)
 
     def with_macs(self, macs: Mapping[str, torch.Tensor]) -> "Statistics":
         """The same of these layers, with what each of their channels costs the whole net."""
