@@ -28,7 +28,7 @@ from raysb.rebirth import reborn
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 from bench import records
-from bench.measures import Measure
+from bench.rebirths import measures
 
 
 def mnist(convs=((1, 16), (16, 32), (32, 32)), linears=((288, 128), (128, 256))) -> nn.Module:
@@ -39,21 +39,26 @@ def mnist(convs=((1, 16), (16, 32), (32, 32)), linears=((288, 128), (128, 256)))
 
 
 RESNET20 = partial(ResNet, 3, 10, blocks=(3, 3, 3), width=16)
-# net; epochs and rate of the parent; augmentation; points of error that pruning may cost
-NETS = {"mnist": (mnist, 6, 0.05, "none", 0.2), "resnet20": (RESNET20, 9, 0.1, "crop_flip", 1)}
+# net; epochs and rate of the parent; augmentation; points of error allowed; factors aimed at
+NETS = {
+    "mnist": (mnist, 8, 0.05, "none", 0.2, {"parameters": 4, "seconds": 2}),
+    "resnet20": (RESNET20, 9, 0.1, "crop_flip", 1, {"macs": 2}),
+}
 LOSSES = ("fisher", "taylor", "obd", "obs")  # changes of the loss: comparable between layers
 
 
 def figures(given, name: str, seed: int):
     """What became of one parent by one criterion."""
-    build, epochs, lr, augment, _ = NETS[given.net]
+    build, epochs, lr, augment, *_ = NETS[given.net]
     files = {"train": f"{given.data}/train.parquet", "eval": f"{given.data}/test.parquet"}
     known = {"loss": raysb.losses.cross_entropy("label"), "seed": seed, "engine": "local"}
     run = partial(raysb.SelectiveTrainer, datasets=files, data=raysb.Data(augment=augment), **known)
     training = partial(raysb.Training, batch_size=128, num_threads=1)
-    if not (folder := Path(given.out, f"{given.net}-{seed}")).exists():
-        first = {"selector": raysb.Uniform(), "training": training(epochs=epochs, lr=lr)}
-        run(model=build, run_config=RunConfig(storage_path=str(folder), name="run"), **first).fit()
+    folder = Path(given.out, f"{given.net}-{seed}")
+    if not (folder / "run" / "model.safetensors").exists():  # the last that a run writes
+        first = {"selector": raysb.Uniform(), "resume": (folder / "run").exists()}
+        first |= {"run_config": RunConfig(storage_path=str(folder.absolute()), name="run")}
+        run(model=build, training=training(epochs=epochs, lr=lr), **first).fit()
     share = {"budget": ("macs", given.macs)} if given.macs else {"amount": given.amount}
     share |= {"criterion": name, "normalize": name not in LOSSES, "round_to": given.round_to}
     wanted = None if name == "none" else Wanted(repair=True, scope="layer", **share)
@@ -64,17 +69,14 @@ def figures(given, name: str, seed: int):
 
 
 if __name__ == "__main__":
-    parser, found, lines = argparse.ArgumentParser(description=__doc__), {}, []
+    parser, found = argparse.ArgumentParser(description=__doc__), {}
     told = {"data": "", "out": "", "net": "mnist", "criteria": "", "seeds": "0", "agreement": 0.97}
     told |= {"rounds": 2, "epochs": 2, "lr": 0.015, "amount": 0.45, "round_to": 4, "macs": 0.0}
     _ = [parser.add_argument(f"--{o}", type=type(v), default=v) for o, v in told.items()]
     given, context = parser.parse_args(), records.context(sys.argv[1:], "prune_rebirth.py")
     for name in given.criteria.split(",") if given.criteria else ["none", *CRITERIA]:
-        seeds = found[name] = [figures(given, name, int(seed)) for seed in given.seeds.split(",")]
-        bound = 100 * seeds[0].parent + (allowed := NETS[given.net][-1])
-        known = {"part": f"{given.net}, seeds {given.seeds}", "name": name, "at_most": bound}
-        after = [100 * each.after[-1] for each in seeds if each.after]
-        lines.append(Measure(values=after, note=str(seeds[0]), **known))
-        print(f"{name}: {seeds[0]}", flush=True)
+        found[name] = [figures(given, name, int(seed)) for seed in given.seeds.split(",")]
+        print(f"{name}: {found[name][0]}", flush=True)
+        lines = measures(f"{given.net}, seeds {given.seeds}", found, *NETS[given.net][-2:])
         page = records.write(Path(given.out), "prune_rebirth", lines, context, quick=False)[1]
-        draw_rebirth(found, allowed, f"{page.with_suffix('')}_{given.net}.png")
+        draw_rebirth(found, NETS[given.net][-2], f"{page.with_suffix('')}_{given.net}.png")

@@ -6,9 +6,11 @@ found = reborn(parent, run, Wanted(criterion="taylor_act", amount=0.3), rounds=3
 ```
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,8 +56,9 @@ def reborn(
         wanted: What goes in each round; `None`: nothing, for a control that is trained as long.
         rounds: As of `prune_and_rebirth`.
         agreement: As of `prune_and_rebirth`, on the held-out rows; their labels are not used.
-        file: JSON that the outcome is written to. One that is there is read instead, so that a
-            comparison of many criteria goes on where it was interrupted.
+        file: JSON that the outcome is written to. One of the same parent and settings that is
+            there is read instead, so that a comparison of many criteria goes on where it was
+            interrupted; one of others is replaced.
 
     Returns:
         Errors in [0, 1]; sizes and times against the parent, of a batch of 256 training rows.
@@ -63,14 +66,15 @@ def reborn(
     Raises:
         ValueError: As of `prune_and_rebirth` and `prune_model`; no rows are held out.
     """
-    if file is not None and file.exists():
-        return Outcome.from_json(json.loads(file.read_text()))
     parent = deepcopy(parent)
     parent.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as runs have it
     job = run(model=partial(deepcopy, parent)).job
     task, source, held_out = job.spec.task, job.spec.source, job.held_out
     if held_out is None:
         raise ValueError("reborn: no rows are held out to judge by; give the trainer an 'eval' set")
+    made_with = _settings(parent, job, wanted, rounds=rounds, agreement=agreement)
+    if file is not None and (known := _known(file, made_with)) is not None:
+        return known
     batches = spread_batches(task, source, SAMPLES)
 
     def train(model: nn.Module) -> nn.Module:
@@ -90,5 +94,29 @@ def reborn(
     timed = task.tensors(source.read(None, 0, min(TIMED, source.num_rows)))
     made = outcome(parent, found, error, arguments_of(parent, task, timed)[0])
     if file is not None:
-        file.write_text(json.dumps(made.as_json()))
+        file.write_text(json.dumps({"made_with": made_with, "outcome": made.as_json()}))
     return made
+
+
+def _settings(parent: nn.Module, job: TrainingJob, wanted: Wanted | None, **bounds: Any) -> Any:
+    """What an outcome depends on, as JSON has it: of the parent a digest, of the rows how many."""
+    digest = hashlib.sha256()
+    for name, tensor in parent.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    depends = {
+        "parent": digest.hexdigest(),
+        "rows": [job.spec.source.num_rows, job.held_out and job.held_out.num_rows],
+        "training": asdict(job.training),
+        "selector": repr(job.spec.selector),
+        "seed": job.spec.seed,
+        "wanted": None if wanted is None else asdict(wanted),
+        **bounds,
+    }
+    return json.loads(json.dumps(depends, default=repr))
+
+
+def _known(file: Path, made_with: Any) -> Outcome | None:
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text())
+    return Outcome.from_json(found["outcome"]) if found.get("made_with") == made_with else None

@@ -75,12 +75,38 @@ def test_an_outcome_that_is_there_is_read_and_nothing_is_trained(parent, tmp_pat
     file = tmp_path / "l1.json"
     wanted = Wanted(criterion="l1", amount=0.5)
     found = reborn(parent, trainer(), wanted, rounds=1, file=file)
-    assert json.loads(file.read_text())["parent"] == found.parent
+    assert json.loads(file.read_text())["outcome"]["parent"] == found.parent
+    written = file.read_bytes()
+    assert reborn(parent, untrained(), wanted, rounds=1, file=file) == found
+    assert file.read_bytes() == written
 
-    def none(**_):
-        raise AssertionError("a run was made")
 
-    assert reborn(parent, none, wanted, rounds=1, file=file) == found
+def untrained():
+    """A trainer that is asked for its settings, and not to train."""
+
+    class Idle(raysb.SelectiveTrainer):
+        def fit(self):
+            raise AssertionError("a run was made")
+
+    made = trainer()
+    return partial(Idle, *made.args, **made.keywords)
+
+
+@pytest.mark.parametrize("other", ["amount", "rounds", "agreement", "lr", "parent"])
+def test_an_outcome_of_other_settings_is_not_taken_for_this_one(parent, tmp_path, other) -> None:
+    file = tmp_path / "l1.json"
+    reborn(parent, trainer(), Wanted(criterion="l1", amount=0.5), rounds=1, file=file)
+    wanted = Wanted(criterion="l1", amount=0.25 if other == "amount" else 0.5)
+    bounds = {"rounds": 2 if other == "rounds" else 1}
+    bounds |= {"agreement": 0.5} if other == "agreement" else {}
+    rate = 0.01 if other == "lr" else 0.05
+    run = trainer(training=raysb.Training(epochs=1, lr=rate, num_threads=1))
+    if other == "parent":
+        with torch.no_grad():
+            parent[0].bias += 1
+    before = json.loads(file.read_text())
+    reborn(parent, run, wanted, **bounds, file=file)
+    assert json.loads(file.read_text())["made_with"] != before["made_with"]
 
 
 def test_without_rows_held_out_nothing_could_be_judged(parent) -> None:
