@@ -138,10 +138,10 @@ def _chosen(given: Words) -> dict[str, Any]:
         chosen["scope"] = text
     if (text := given.get("keep")) is not None:
         pairs = [_pair(int, each, f"--keep {text}") for each in text.split(",")]
-        chosen["keep"] = dict(pairs)
+        chosen["keep"] = _once(pairs, f"--keep {text}")
     if (text := given.get("criterion-args")) is not None:
         pairs = [_pair(_value, each, f"--criterion-args {text}") for each in text.split(",")]
-        chosen["criterion_args"] = dict(pairs)
+        chosen["criterion_args"] = _once(pairs, f"--criterion-args {text}")
     if (text := given.get("budget")) is not None:
         chosen["budget"] = _pair(float, text, f"--budget {text}")
     return chosen
@@ -152,6 +152,13 @@ def _pair(kind: Any, text: str, what: str) -> tuple[str, Any]:
     if not equals or not name:
         raise UsageError(f"{what}: must be a name, '=' and a number, e.g. conv1=8 or macs=.5")
     return name, _number(kind, value, what)
+
+
+def _once(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{what}: gives {twice[0]} more than once")
+    return dict(pairs)
 
 
 def _value(text: str) -> Any:

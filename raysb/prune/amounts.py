@@ -4,7 +4,7 @@ Every layer's importance s_j is divided by its norm |s|_2 (Molchanov et al. 2017
 which makes layers comparable; a channel that several layers make has the mean or the sum of theirs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from raysb.prune.groups import ChannelGroup
 from raysb.prune.plan import PruningPlan, plan_for
 
 Importance = Mapping[str, torch.Tensor]
+NOTHING = "nothing would change, every channel stays: "
 Scope = Literal["global", "layer"]
 Reduction = Literal["mean", "sum"]
 
@@ -51,14 +52,17 @@ def make_plan(
     reduction: Reduction = "mean",
     normalize: bool = True,
 ) -> PruningPlan:
-    """Remove the least important channels. Every group of channels keeps one unit at least.
+    """Remove the least important channels.
+
+    Every group of channels keeps one unit at least, and so many that each group of a group norm
+    (a layer norm is one) keeps two channels where it had several.
 
     Args:
         graph: Of the model.
         importance: Of every prunable layer's output channels, higher stays. float [out_channels]
         amount: Share of the channels that goes, in (0, 1); of those that `keep` says nothing of,
             coupled ones counted once. `None`: only what `keep` says.
-        keep: Output channels that stay of a layer, exactly: `{"conv1": 8}`.
+        keep: Output channels that stay of a layer, exactly: `{"conv1": 8}`; not fewer than that.
         scope: `global` ranks all channels together, `layer` takes the share from each group.
         round_to: What stays of a group is the nearest multiple of this, or all of it.
         reduction: Of the importance of coupled layers.
@@ -76,13 +80,45 @@ def make_plan(
     if round_to < 1:
         raise ValueError(f"make_plan(round_to={round_to}): must be at least 1")
     rankings = rank(graph, importance, reduction, normalize)
-    counts = exact_counts(graph, rankings, keep)
-    if amount is not None:
-        free = [i for i in range(len(rankings)) if i not in counts]
-        chosen = _shares([rankings[i] for i in free], amount, scope)
-        for i, count in zip(free, chosen, strict=True):
-            counts[i] = rounded(rankings[i], count, round_to)
-    return plan_from_counts(graph, rankings, counts)
+    fixed = exact_counts(graph, rankings, keep)
+    if amount is None:
+        return plan_from_counts(graph, rankings, fixed)
+    free = {i: each for i, each in enumerate(rankings) if i not in fixed}
+    if fixed and all(each.group.least == each.group.num_units for each in free.values()):
+        raise ValueError(
+            f"make_plan(amount={amount}): keep says of every layer that may lose channels how many "
+            "stay, so no channel is left for amount; leave one of them out"
+        )
+
+    def counts(share: float) -> dict[int, int]:
+        chosen = _shares(list(free.values()), share, scope)
+        pairs = zip(free.items(), chosen, strict=True)
+        return fixed | {i: rounded(ranking, count, round_to) for (i, ranking), count in pairs}
+
+    if not _removes(rankings, counts(amount)):
+        raise ValueError(
+            NOTHING
+            + _enough(list(free.values()), amount, lambda share: _removes(rankings, counts(share)))
+        )
+    return plan_from_counts(graph, rankings, counts(amount))
+
+
+def layers_at_least(graph: ChannelGraph, plan: PruningPlan) -> list[str]:
+    """Layers that lose channels, and of which a plan leaves the fewest that may stay.
+
+    With a global ranking a sign that it took one layer for all: others had more to give.
+    """
+    stays = torch.ones(graph.num_ids, dtype=torch.bool)
+    for name, layer in graph.layers.items():
+        if name in plan.modules:
+            stays[layer.outputs] = False
+            stays[layer.outputs[plan.modules[name].outputs]] = True
+    found = set[str]()
+    for group in graph.groups:
+        left = sum(int(stays[cell].sum()) for cell in group.cells)
+        if left < group.num_channels and left * group.num_units <= group.least * group.num_channels:
+            found.update(group.layers)
+    return [name for name in graph.layers if name in found]
 
 
 def rank(
@@ -141,10 +177,12 @@ def exact_counts(
             known = unknown(name, list(graph.layers))
             raise ValueError(f"keep[{name!r}]={number}: {known}")
         index, per_unit = _only_group(graph, rankings, name, number)
-        most = rankings[index].group.num_units * per_unit
-        if not 1 <= number <= most or number % per_unit:
+        group = rankings[index].group
+        least, most = group.least * per_unit, group.num_units * per_unit
+        if not least <= number <= most or number % per_unit:
             raise ValueError(
-                f"keep[{name!r}]={number}: must be {_multiples(per_unit)} from {per_unit} to {most}"
+                f"keep[{name!r}]={number}: must be {_multiples(per_unit)} from {least} to {most}"
+                + (": each group of a norm keeps two channels" if group.least > 1 else "")
             )
         units = number // per_unit
         if counts.setdefault(index, units) != units:
@@ -185,14 +223,15 @@ def _shares(rankings: Sequence[Ranking], amount: float, scope: Scope) -> list[in
     """Units that stay of each group."""
     counts = [each.group.num_units for each in rankings]
     if scope == "layer":
-        return [max(count - round(amount * count), 1) for count in counts]
+        least = [each.group.least for each in rankings]
+        return [max(n - round(amount * n), m) for n, m in zip(counts, least, strict=True)]
     target = round(amount * sum(each.group.num_channels for each in rankings))
-    # of equal values the later unit of a group goes first
+    # of equal values that of the longer ranking goes first: layers of one worth shrink alike
     order = sorted(
         (float(value), -place, index)
         for index, each in enumerate(rankings)
         for place, value in enumerate(each.values)
-        if place
+        if place >= each.group.least
     )
     for _, _, index in order:
         if rankings[index].unit_size <= target:
@@ -208,7 +247,9 @@ def rounded(ranking: Ranking, count: int, round_to: int) -> int:
     would stop at 16 channels for 8, whatever share below a half goes each time.
     """
     most = ranking.group.num_units
-    levels = [u for u in range(1, most) if u * ranking.unit_size % round_to == 0] + [most]
+    levels = [
+        u for u in range(ranking.group.least, most) if u * ranking.unit_size % round_to == 0
+    ] + [most]
     return min(levels, key=lambda units: (abs(units - count), -units))
 
 
@@ -220,20 +261,27 @@ def plan_from_counts(
     Raises:
         ValueError: Nothing would change.
     """
+    if not _removes(rankings, counts):
+        raise ValueError(NOTHING + "keep fewer")
     kept = torch.ones(graph.num_ids, dtype=torch.bool)
     for index, count in counts.items():
         for unit in rankings[index].units[count:]:
             kept[unit] = False
-    if bool(kept.all()):
-        total = sum(each.group.num_channels for each in rankings)
-        least = min((each.unit_size for each in rankings if len(each.units) > 1), default=0)
-        raise ValueError(
-            "nothing would change: every channel stays. "
-            + (
-                f"There are {total} channels that may go, {least} at least at a time: raise amount "
-                f"above {least / total:.2g}, keep fewer, or lower round_to"
-                if least
-                else "No channel may go: all reach the output, are protected or the last one"
-            )
-        )
     return plan_for(graph, kept)
+
+
+def _removes(rankings: Sequence[Ranking], counts: Mapping[int, int]) -> bool:
+    return any(count < rankings[index].group.num_units for index, count in counts.items())
+
+
+def _enough(rankings: Sequence[Ranking], amount: float, removes: Callable[[float], bool]) -> str:
+    """What to do where an amount removes nothing: the first one, in thousandths, that does."""
+    may_go = [each for each in rankings if each.group.least < each.group.num_units]
+    if not may_go:
+        return "no channel may go: all reach the output, are protected, or fewer are not allowed"
+    total = sum(each.group.num_channels for each in rankings)
+    step = min(each.unit_size for each in may_go)
+    shares = (n / 1000 for n in range(int(amount * 1000) + 1, 1000))
+    found = next((share for share in shares if removes(share)), None)
+    todo = "lower round_to" if found is None else f"raise amount to {found:g}, or lower round_to"
+    return f"of {total} channels, {step} at least may go at a time: {todo}"

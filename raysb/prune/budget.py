@@ -7,6 +7,7 @@ what it saves, which needs no training. Any cost will do: parameters, multiply-a
 seconds, energy.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from raysb.prune.amounts import (
@@ -64,9 +65,11 @@ def plan_for_budget(
     while (now := search.cost_of(search.units)) > target:
         found = search.best(now, min(step, now - target))
         if found is None:
+            reached = math.ceil(1000 * now / cost(search.model.at())) / 1000
             raise ValueError(
-                f"budget={share}: cannot be met: with the fewest channels that may stay the cost "
-                f"is {now / cost(search.model.at()):.3g} of what it is; protect or keep less"
+                f"budget={share}: cannot be met: the smallest share that can be reached, with the "
+                f"fewest channels that may stay, is {reached:g}; ask for that, or protect or keep "
+                "less"
             )
         search.units[found[0]] = found[1]
     counts = {index: int(count) for index, count in enumerate(search.units)}
@@ -130,6 +133,7 @@ class _Search:
 
 
 def _levels(ranking: Ranking, round_to: int) -> list[int]:
-    """Numbers of units that a group may keep, falling; at least one."""
-    found = {rounded(ranking, units, round_to) for units in range(1, ranking.group.num_units + 1)}
+    """Numbers of units that a group may keep, falling."""
+    group = ranking.group
+    found = {rounded(ranking, n, round_to) for n in range(group.least, group.num_units + 1)}
     return sorted(found, reverse=True)

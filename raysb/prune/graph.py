@@ -15,7 +15,7 @@ from torch import fx, nn
 from raysb.errors import ModelError
 from raysb.nn.patterns import chosen
 from raysb.prune.channels import ChannelIds
-from raysb.prune.groups import ChannelGroup, Constraint, find_groups
+from raysb.prune.groups import ChannelGroup, Constraint, find_groups, with_least
 from raysb.prune.modules import module_rule
 from raysb.prune.operations import SIZED
 from raysb.prune.rules import function_rule
@@ -263,12 +263,13 @@ def _finished(model: nn.Module, walk: Walk, num_rows: int) -> ChannelGraph:
         for name, calls in walk.calls.items()
     }
     norms = {name: roots[ids] for name, ids in walk.norms.items()}
+    divided = {name: int(getattr(m, "num_groups", 1)) for name, m in _means(model, norms)}
     passed = [model.get_submodule(name) for name in (*layers, *norms)]
     own = {id(p) for module in passed for p in module.parameters(recurse=False)}
     return ChannelGraph(
         layers=layers,
         norms=norms,
-        groups=groups,
+        groups=tuple(with_least(each, norms, divided) for each in groups),
         num_ids=len(roots),
         num_rows=num_rows,
         num_other_parameters=sum(p.numel() for p in model.parameters() if id(p) not in own),
@@ -277,11 +278,17 @@ def _finished(model: nn.Module, walk: Walk, num_rows: int) -> ChannelGraph:
             for name in norms
         },
         norm_groups={
-            name: module.num_groups
-            for name in norms
-            if isinstance(module := model.get_submodule(name), nn.GroupNorm)
+            name: parts
+            for name, parts in divided.items()
+            if isinstance(model.get_submodule(name), nn.GroupNorm)
         },
     )
+
+
+def _means(model: nn.Module, norms: Iterable[str]) -> list[tuple[str, nn.Module]]:
+    """The norms that take a mean over channels."""
+    found = [(name, model.get_submodule(name)) for name in norms]
+    return [(n, m) for n, m in found if isinstance(m, nn.GroupNorm | nn.LayerNorm)]
 
 
 def _layer(

@@ -10,9 +10,11 @@ met. Elsewhere a group has one cell, and each channel is a unit.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+_FEWEST = 2  # channels of a mean in a norm, where it has so many
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,12 @@ class ChannelGroup:
     Args:
         cells: Channel ids of each cell. int64 [channels of the cell]
         layers: Layers that make these channels, several where a sum ties them.
+        least: Units that stay at least.
     """
 
     cells: tuple[torch.Tensor, ...]
     layers: tuple[str, ...]
+    least: int = 1
 
     @property
     def num_units(self) -> int:
@@ -87,6 +91,27 @@ def find_groups(
         cells[tuple(found)].append(one)
     joined = _joined(list(cells.values()), constraints)
     return tuple(_group(each, outputs) for each in joined), fixed
+
+
+def with_least(
+    group: ChannelGroup, norms: Mapping[str, torch.Tensor], divided: Mapping[str, int]
+) -> ChannelGroup:
+    """The group, which leaves two channels to each mean that a norm takes over several.
+
+    A mean over one channel is the channel: what is left of it is 0 on features, and of a picture
+    its own contrast. Where the channels of several groups of ours meet in a norm, each gives one.
+
+    Args:
+        group: May lose channels.
+        norms: Channel ids of every norm. int64 [channels]
+        divided: Of norms that take a mean over channels, into how many parts they divide them.
+    """
+    members, least = torch.cat(group.cells), 1
+    for name, parts in divided.items():
+        each = len(norms[name]) // parts
+        if each > 1 and bool(torch.isin(norms[name], members).all()):
+            least = max(least, math.ceil(_FEWEST * group.num_units / each))
+    return replace(group, least=least)
 
 
 def _counts(ids: torch.Tensor, fixed: torch.Tensor) -> dict[int, int]:

@@ -45,10 +45,49 @@ class Kept:
         out, into = self.sizes[:2].tolist()
         return bool(len(self.outputs) < out or len(self.inputs) < into)
 
+    def wrong(self) -> str:
+        """What cannot be a choice of channels, beginning with the part; "" where all can.
+
+        Equally many channels must stay in each group of which any stay, as norms and convolutions
+        in groups need it, and these groups are those after.
+        """
+        if self.sizes.shape != (4,) or self.sizes.dtype != torch.int64:
+            return f"sizes: must be 4 numbers of int64, not {_kind(self.sizes)}"
+        out, into, before, after = self.sizes.tolist()
+        if min(out, before, after) < 1 or into < 0 or out % before or into % before:
+            return f"sizes: {self.sizes.tolist()} cannot be channels out, in, groups before, after"
+        homes = []
+        for part, size in (("outputs", out), ("inputs", into)):
+            kept: torch.Tensor = getattr(self, part)
+            if told := _not_ascending(kept, size):
+                return f"{part}: {told}"
+            if size:
+                homes.append((kept // (size // before)).unique(return_counts=True))
+            if size and (len(homes[-1][0]) != after or len(homes[-1][1].unique()) > 1):
+                return f"{part}: must be as many in each of {after} groups, of {before} before"
+        if not all(torch.equal(home, homes[0][0]) for home, _ in homes):
+            return "inputs: must be of the same groups as the outputs"
+        return ""
+
     def then(self, later: "Kept") -> "Kept":
         """Both, one after the other."""
         sizes = torch.stack([*self.sizes[:3], later.sizes[3]])
         return Kept(self.outputs[later.outputs], self.inputs[later.inputs], sizes)
+
+
+def _not_ascending(kept: torch.Tensor, size: int) -> str:
+    """What keeps a tensor from being some of the places below a size, in order."""
+    if kept.dim() != 1 or kept.dtype != torch.int64:
+        return f"must be one row of int64, not {_kind(kept)}"
+    if bool(size) != bool(len(kept)):
+        return f"{len(kept)} of {size} channels stay; at least one must" if size else "must be none"
+    if len(kept) and not (0 <= int(kept.min()) and int(kept.max()) < size):
+        return f"must be from 0 to {size - 1}, not {int(kept.min())} to {int(kept.max())}"
+    return "" if bool((kept.diff() > 0).all()) else "must rise, each channel once"
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +115,7 @@ class PruningPlan:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ModelError: It is no plan.
+            ModelError: It is no plan, or a damaged one; names the tensor.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"PruningPlan.load({os.fspath(path)!r}): no such file")
@@ -91,8 +130,7 @@ class PruningPlan:
                 f"{path}: is no pruning plan, or one of another version ({metadata}); "
                 "PruningPlan.save writes them"
             )
-        names = sorted(name.rpartition(".")[0] for name in tensors if name.endswith(".sizes"))
-        return cls({n: Kept(*(tensors[f"{n}.{part}"] for part in _PARTS)) for n in names})
+        return cls(_modules(tensors, os.fspath(path)))
 
     def then(self, later: "PruningPlan") -> "PruningPlan":
         """The plan that does both: `later` is one of the net that this plan leaves."""
@@ -100,6 +138,22 @@ class PruningPlan:
         for name, kept in later.modules.items():
             both[name] = self.modules[name].then(kept) if name in self.modules else kept
         return PruningPlan(both)
+
+
+def _modules(tensors: Mapping[str, torch.Tensor], path: str) -> dict[str, Kept]:
+    """What a file's tensors say of each module, all of it checked."""
+    found: dict[str, Kept] = {}
+    for name in sorted({each.rpartition(".")[0] for each in tensors}):
+        wanted = [f"{name}.{part}" for part in _PARTS]
+        if missing := [each for each in wanted if each not in tensors]:
+            raise ModelError(f"{path}: is a damaged pruning plan: has no tensor {missing[0]!r}")
+        found[name] = Kept(*(tensors[each] for each in wanted))
+        if wrong := found[name].wrong():
+            raise ModelError(f"{path}: is a damaged pruning plan: tensor {name}.{wrong}")
+    known = {f"{name}.{part}" for name in found for part in _PARTS}
+    if strange := sorted(tensors.keys() - known):
+        raise ModelError(f"{path}: is a damaged pruning plan: {strange[0]!r} is no part of one")
+    return found
 
 
 def plan_for(graph: "ChannelGraph", kept: torch.Tensor) -> PruningPlan:

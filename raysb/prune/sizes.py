@@ -12,7 +12,7 @@ from torch import fx
 from raysb.prune.channels import Flow
 from raysb.prune.walk import Value, Walk
 
-COUNTED = "a number of channels is a number in it, and fewer of them give another value"
+COUNTED = "a number of channels enters its values, and with fewer they are others"
 
 _ALL = slice(None)
 

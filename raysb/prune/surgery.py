@@ -22,7 +22,8 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
         model: Changed only if all of it fits.
 
     Raises:
-        ModelError: A module of the plan is missing, of another kind or of another size.
+        ModelError: A module of the plan is missing, of another kind or of another size, or what
+            stays of it cannot be.
     """
     modules = dict(model.named_modules())
     for name, kept in plan.modules.items():
@@ -57,6 +58,8 @@ def _sizes(module: nn.Module | None) -> list[int] | None:
 
 
 def _check(name: str, module: nn.Module | None, kept: Kept, model: nn.Module) -> None:
+    if wrong := kept.wrong():
+        raise ModelError(f"apply: the plan cannot be: module {name!r}, {wrong}")
     has, wanted = _sizes(module), kept.sizes[:3].tolist()
     if has == wanted:
         return

@@ -1,14 +1,19 @@
 """How many channels go: exact numbers, shares, multiples; and which of coupled layers."""
 
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from raysb.prune.amounts import channel_scores, make_plan
+from raysb.nn.cnn import ConvNet
+from raysb.prune.amounts import channel_scores, layers_at_least, make_plan
+from raysb.prune.budget import plan_for_budget
+from raysb.prune.costs import macs
 from raysb.prune.graph import trace_channels
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -135,9 +140,19 @@ def test_every_group_of_a_convolution_keeps_as_many_channels() -> None:
         (Plain, {"amount": 0}, "amount=0"),
         (Plain, {"amount": 1.0}, "below 1"),
         (Plain, {"amount": 0.5, "round_to": 0}, "round_to=0"),
-        (Plain, {"amount": 0.01}, "36 channels that may go, 1 at least at a time"),
+        (
+            Plain,
+            {"amount": 0.01},
+            "of 36 channels, 1 at least may go at a time: raise amount to 0.014,",
+        ),
         (Plain, {"keep": {"conv1": 8}}, "nothing would change"),
         (Plain, {"amount": 0.1, "round_to": 8, "scope": "layer"}, "lower round_to"),
+        (Plain, {"amount": 0.01, "scope": "layer"}, "raise amount to 0.032,"),
+        (Plain, {"amount": 0.02, "scope": "layer", "round_to": 6}, "raise amount to 0.157,"),
+        (Plain, {"amount": 0.01, "keep": {"fc1": 16}}, "of 20 channels.*raise amount to 0.026,"),
+        (Plain, {"amount": 0.2, "round_to": 64}, "at a time: lower round_to"),
+        (Plain, {"amount": 0.5, "keep": {"conv1": 4, "conv2": 4, "fc1": 4}}, "is left for amount"),
+        (GroupNormed, {"keep": {"fc": 1}}, "from 2 to 10: each group of a norm keeps two"),
         (Plain, {"keep": {"conv1": 9}}, "must be a whole number from 1 to 8"),
         (Plain, {"keep": {"conv1": 0}}, "must be a whole number from 1 to 8"),
         (Plain, {"keep": {"conw1": 3}}, "did you mean 'conv1'"),
@@ -167,3 +182,91 @@ def test_of_channels_that_are_worth_nothing_the_last_ones_go() -> None:
     _, graph, importance = traced(Plain)
     plan = make_plan(graph, importance | {"conv1": torch.zeros(8)}, keep={"conv1": 3})
     assert plan.modules["conv1"].outputs.tolist() == [0, 1, 2]
+
+
+def test_the_amount_that_is_named_removes_something_and_a_thousandth_less_does_not() -> None:
+    for arguments in ({}, {"scope": "layer"}, {"round_to": 4}, {"scope": "layer", "round_to": 8}):
+        _, graph, importance = traced(Plain)
+        with pytest.raises(ValueError, match="nothing would change") as told:
+            make_plan(graph, importance, 0.001, **arguments)
+        named = float(re.search(r"raise amount to ([0-9.]+),", str(told.value))[1])
+        assert make_plan(graph, importance, named, **arguments).modules
+        with pytest.raises(ValueError, match="nothing would change"):
+            make_plan(graph, importance, named - 0.001, **arguments)
+
+
+def test_layers_of_one_worth_shrink_alike() -> None:
+    _, graph, _ = traced(Plain)
+    importance = {name: torch.ones(len(graph.layers[name].outputs)) for name in graph.prunable}
+    plan = make_plan(graph, importance, 12 / 36, normalize=False)
+    assert "norm1" not in plan.modules  # conv1 keeps its 8, as conv2 of 12 and fc1 of 16 do
+    assert [len(plan.modules[name].outputs) for name in ("conv2", "fc1")] == [8, 8]
+
+
+def normed(groups, width=16):
+    """A net whose first layer a group norm follows, and whose others are worth more."""
+    net = nn.Sequential(
+        *(nn.Conv2d(3, width, 3), nn.GroupNorm(groups, width), nn.ReLU()),
+        *(nn.Conv2d(width, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5)),
+    )
+    model = lively(net)
+    graph = trace_channels(model, IMAGES)
+    return model, graph, {"0": torch.rand(width), "3": 100 + torch.rand(8)}
+
+
+@pytest.mark.parametrize(("groups", "least"), [(1, 2), (2, 4), (4, 8), (8, 16), (16, 1)])
+@pytest.mark.parametrize("how", ["global", "layer", "rounded", "budget"])
+def test_each_group_of_a_group_norm_keeps_two_channels_where_it_had_several(
+    groups, least, how
+) -> None:
+    model, graph, worth = normed(groups)
+    if how == "budget":
+        plan = plan_for_budget(graph, worth, macs(graph), 0.6, normalize=False)
+    else:
+        scope, to = ("layer" if how == "layer" else "global"), (2 if how == "rounded" else 1)
+        plan = make_plan(graph, worth, 0.97, scope=scope, round_to=to, normalize=False)
+    left = len(plan.modules["0"].outputs) if "0" in plan.modules else 16
+    assert left >= least
+    if how != "budget":
+        assert left == max(least, 2 if how == "rounded" else 1)
+        ended = {"0": left == least < 16, "3": how != "rounded"}
+        assert layers_at_least(graph, plan) == [name for name, told in ended.items() if told]
+    pruned(model, plan).train()(IMAGES)
+
+
+def test_a_global_ranking_leaves_the_widest_layer_of_the_default_net_two_channels_a_group() -> None:
+    """Divided by their norms the 128 channels of the last layer are worth least, all of them."""
+    model = lively(ConvNet(3, 10))
+    graph = trace_channels(model, IMAGES)
+    plan = make_plan(graph, l1(model, graph), 0.5)
+    small = pruned(model, plan)
+    norms = [module for module in small.modules() if isinstance(module, nn.GroupNorm)]
+    assert all(norm.num_channels >= 2 * norm.num_groups for norm in norms)
+    assert (norms[-1].num_channels, norms[-1].num_groups) == (32, 16)
+    last = list(graph.layers)[-2]
+    assert layers_at_least(graph, plan) == [last]
+    assert sum(norm.num_channels for norm in norms) == 112  # the others give what is missing
+
+
+def test_a_layer_norm_keeps_two_channels_too_and_several_layers_share_a_norm() -> None:
+    _, graph, worth = traced(GroupNormed)
+    assert len(make_plan(graph, worth, 0.999, scope="layer").modules["fc"].outputs) == 2
+
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(4, 6), nn.Linear(4, 6), nn.LayerNorm(12)
+            self.head = nn.Linear(12, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(torch.cat([self.a(x), self.b(x)], 1)))
+
+    graph = trace_channels(Joined(), torch.randn(2, 4))
+    plan = make_plan(graph, {"a": torch.rand(6), "b": torch.rand(6)}, 0.999)
+    assert [len(plan.modules[name].outputs) for name in ("a", "b")] == [1, 1]
+
+
+def test_layers_that_end_at_their_least_are_named() -> None:
+    _, graph, importance = traced(Plain)
+    plan = make_plan(graph, importance, keep={"conv1": 1, "fc1": 2})
+    assert layers_at_least(graph, plan) == ["conv1"]

@@ -1,5 +1,6 @@
 """Pruning to a budget is met by the net that comes out, and takes what is worth least."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from raysb.prune.graph import trace_channels
 from raysb.prune.latency import fastest, latency, measure_latency, resized
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_nets import NETS, Plain, Separable, UpDown, l1, lively, pruned
+from toy_nets import NETS, GroupNormed, Plain, Residual, Separable, UpDown, l1, lively, pruned
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -106,6 +107,50 @@ def test_a_budget_that_cannot_be_met_is_told_with_what_can() -> None:
         plan_for_budget(graph, importance, macs(graph), 0.001)
     with pytest.raises(ValueError, match="above 0 and below 1"):
         plan_for_budget(graph, importance, macs(graph), 1.5)
+
+
+def test_the_share_that_is_named_where_a_budget_cannot_be_met_can_be() -> None:
+    for make in (Plain, Residual, GroupNormed):
+        _, graph, importance = traced(make)
+        for cost in (macs(graph), parameters(graph)):
+            with pytest.raises(ValueError, match="smallest share that can be reached") as told:
+                plan_for_budget(graph, importance, cost, 0.001)
+            named = float(re.search(r"may stay, is ([0-9.]+);", str(told.value))[1])
+            plan_for_budget(graph, importance, cost, named)
+            with pytest.raises(ValueError, match="cannot be met"):
+                plan_for_budget(graph, importance, cost, named - 0.001)
+
+
+def test_the_last_step_takes_no_more_than_what_is_missing() -> None:
+    """100 units of one cost; 1.5 a step, so 2 each time, until 1 is missing."""
+    net = nn.Sequential(nn.Linear(4, 100, bias=False), nn.Linear(100, 5, bias=False))
+    graph = trace_channels(net, torch.randn(2, 4))
+    plan = plan_for_budget(graph, {"0": torch.rand(100)}, macs(graph), 0.51)
+    assert len(plan.modules["0"].outputs) == 51
+
+
+class Halves(nn.Module):
+    """A layer whose halves gate each other, a unit of two channels; and one of single channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.one, self.head = nn.Linear(3, 8), nn.Linear(9, 4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        value, gate = self.pair(x).chunk(2, 1)
+        x = torch.cat([x, x, x], 1)
+        return self.head(torch.cat([value * torch.sigmoid(gate), self.one(x)], 1))
+
+
+def test_a_unit_is_worth_as_much_as_all_its_channels() -> None:
+    """A unit of `pair` saves 2 x 3 + 3 products, one of `one` 9 + 3: by 12 / 9 more.
+
+    Worth 1 a channel a unit of `pair` loses 2 for 9, a channel of `one` worth 2 loses 2 for 12.
+    """
+    graph = trace_channels(Halves(), torch.randn(2, 3))
+    worth = {"pair": torch.ones(8), "one": torch.full((4,), 2.0)}
+    plan = plan_for_budget(graph, worth, macs(graph), 0.85, normalize=False)
+    assert list(plan.modules) == ["one", "head"]
 
 
 def counted(layer, example):

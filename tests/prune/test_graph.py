@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import torch_pruning
 from torch import nn
+from torch.nn.utils import prune
 
 from raysb.errors import ModelError
 from raysb.nn.gpt import GPT
@@ -52,12 +53,12 @@ def test_what_goes_with_a_channel_is_what_torch_pruning_finds(make, layer, chann
     theirs = copy.deepcopy(model)
     found = torch_pruning.DependencyGraph().build_dependency(theirs, example_inputs=IMAGES)
     module = theirs.get_submodule(layer)
-    prune = (
+    cut = (
         torch_pruning.prune_linear_out_channels
         if isinstance(module, nn.Linear)
         else torch_pruning.prune_conv_out_channels
     )
-    found.get_pruning_group(module, prune, idxs=channels).prune()
+    found.get_pruning_group(module, cut, idxs=channels).prune()
     assert {n: p.shape for n, p in ours.named_parameters()} == {
         n: p.shape for n, p in theirs.named_parameters()
     }
@@ -144,6 +145,43 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda parts: torch.cat(parts, axis=1),
+        lambda parts: torch.cat(tensors=parts, dim=1),
+        lambda parts: torch.concatenate(parts, axis=1),
+        lambda parts: torch.cat(parts, -3),
+        lambda parts: torch.cat(torch.cat(parts, 1).chunk(4, 1)[:2], 1),
+        lambda parts: torch.cat(torch.chunk(torch.cat(parts, 1), 4, axis=1)[2:][::-1], 1),
+    ],
+)
+def test_concatenations_are_followed_however_they_are_spelled(join) -> None:
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1)
+
+        def forward(self, x):
+            return join([self.a(x), self.b(x)])
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.both, self.head = Both(), nn.LazyLinear(5)
+
+        def forward(self, x):
+            return self.head(self.both(x).mean((2, 3)))
+
+    model = Net().eval()
+    model(IMAGES)
+    graph = trace_channels(lively(model), IMAGES)
+    place = join([torch.arange(8.0).view(1, 8, 1, 1), torch.arange(8.0, 16).view(1, 8, 1, 1)])
+    ids = torch.cat([graph.layers["both.a"].outputs, graph.layers["both.b"].outputs])
+    assert torch.equal(graph.layers["head"].inputs, ids[place.flatten().long()])
+    assert graph.prunable == ["both.a", "both.b"]
+
+
 class Odd(nn.Module):
     """A net whose forward does something between two layers."""
 
@@ -177,6 +215,23 @@ def shuffled(net, x):
         (lambda net, x: x.view(2, 8, -1).view(2, 8, 8, 8), "view", "is a number"),
         (lambda net, x: F.conv2d(x, net.after.weight), "conv2d", "no operation"),
         (lambda net, x: torch.einsum("nchw->nchw", x), "einsum", "no operation"),
+        (lambda net, x: F.pad(x, (0, 0, 0, 0, 0, 4))[:, 4:] * 1, "pad", "pads the channels"),
+        (lambda net, x: torch.cat(x.chunk(3, 1), 1), "chunk", "do not make 3 equal chunks"),
+        (lambda net, x: x.flatten(0, 1).unflatten(0, (2, 8)), "flatten", "merges them with rows"),
+        (lambda net, x: torch.cat(torch.split(x, 4, 1)[:1] * 2, 1), "split", "use chunk"),
+        (lambda net, x: x / x.size(1), "truediv", "number of channels"),
+        (lambda net, x: x * x.shape[1] ** -0.5, "mul", "number of channels"),
+        (lambda net, x: x / x.shape[1:][0], "truediv", "number of channels"),
+        (lambda net, x: x / x.numel(), "truediv", "number of channels"),
+        (lambda net, x: x / torch.numel(x), "truediv", "number of channels"),
+        (lambda net, x: x * torch.full((1,), x.size()[1]), "full", "number of channels"),
+        (lambda net, x: F.dropout(x, 1 / x.size(dim=-3)), "dropout", "number of channels"),
+        (lambda net, x: x.view(x.shape[:1] + (8, 8, 8)), "view", "is a number"),  # noqa: RUF005
+        (lambda net, x: torch.reshape(input=x, shape=(-1, 8, 8, 8)), "reshape", "is a number"),
+        (lambda net, x: x.reshape(shape=(2, 8, 8, 8)), "reshape", "is a number"),
+        (lambda net, x: x.view(size=(2, 8, -1)).view(x.shape), "view", "is a number"),
+        (lambda net, x: x.view(-1, x.size(0) * 4, 8, 8), "view", "is a number"),
+        (lambda net, x: x.unflatten(1, (8, 1)).flatten(1, 2), "unflatten", "is a number"),
     ],
 )
 def test_what_is_not_understood_is_an_error_that_names_node_and_layer(between, node, why) -> None:
@@ -197,6 +252,14 @@ def test_what_is_not_understood_is_an_error_that_names_node_and_layer(between, n
         lambda net, x: F.pad(F.interpolate(F.avg_pool2d(x, 2), scale_factor=2), (1, 1)),
         lambda net, x: x / 2 + torch.tanh(x).clamp(-1, 1) ** 2,
         lambda net, x: x * x[:, :, :1, :1].sigmoid(),
+        lambda net, x: x * x.mean((2, 3), keepdim=True).expand_as(x),
+        lambda net, x: torch.where(x > 0, x, 0.1 * x) + torch.where(x <= 1, x, 1.0),
+        lambda net, x: x / (x.shape[2] * x.size(-1)) / x.size()[0] / x.shape[2:][1] / x.dim(),
+        lambda net, x: torch.reshape(input=x, shape=(x.size(0), -1, 8, 8)),
+        lambda net, x: torch.permute(torch.permute(input=x, dims=(0, 2, 3, 1)), (0, 3, 1, 2)),
+        lambda net, x: x.view(x.shape[:2] + (-1,)).unflatten(2, (8, 8)),  # noqa: RUF005
+        lambda net, x: x.view(x.size(0), x.numel() // x.size(0) // 64, 8, 8),
+        lambda net, x: x.sum(axis=2, keepdim=True) + x.softmax(dim=3),
     ],
 )
 def test_channels_are_followed_through(between) -> None:
@@ -215,6 +278,91 @@ def test_a_sum_with_the_pictures_fixes_the_channels() -> None:
             return self.head((x + self.conv(x)).mean((2, 3)))
 
     assert trace_channels(Skip(), IMAGES).prunable == []
+
+
+class Mixed(nn.Module):
+    """A convolution and something else that meet."""
+
+    def __init__(self, meet, other=8, **parts):
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, other, 1)
+        self.meet, self.head = meet, nn.Linear(8, 5)
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        return self.head(self.meet(self, x).mean((2, 3)))
+
+
+MANY = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(2))
+
+
+def test_one_channel_that_is_added_to_all_stays_and_the_others_may_go() -> None:
+    graph = trace_channels(Mixed(lambda net, x: net.conv(x) * net.other(x), other=1), MANY)
+    assert graph.prunable == ["conv"]
+    graph = trace_channels(Mixed(lambda net, x: net.conv(x) * net.other(x).expand_as(x), 1), MANY)
+    assert graph.prunable == []  # as many as the pictures have
+
+
+def test_channels_that_lie_beside_those_of_the_pictures_stay() -> None:
+    """Along another dimension: above them, so that a channel of one is that of the other."""
+    beside = Mixed(lambda net, x: torch.cat([net.conv(x), x], 2))
+    assert trace_channels(beside, MANY).prunable == []
+    both = Mixed(lambda net, x: torch.cat([net.conv(x), net.other(x)], 2))
+    assert members(trace_channels(both, MANY)) == {("conv", "other"): (8, 8)}
+
+
+def test_channels_in_a_group_with_some_that_stay_stay_too() -> None:
+    """Groups of 4 over 4 free channels of a sum and 4 that are protected, in turn."""
+
+    def meet(net, x):
+        first, second = net.conv(x).chunk(2, 1)
+        third, fourth = net.other(x).chunk(2, 1)
+        return net.norm(torch.cat([first, third], 1)) + net.norm(torch.cat([second, fourth], 1))
+
+    model = Mixed(meet, norm=nn.GroupNorm(2, 8))
+    assert trace_channels(model, MANY).prunable == ["conv", "other"]
+    assert trace_channels(model, MANY, protect=["other"]).prunable == []
+
+
+def test_a_linear_layer_over_pixels_leaves_the_channels_and_keeps_its_own() -> None:
+    def mix(net, x):
+        return net.pixels(net.conv(x).flatten(2)).unflatten(2, (6, 6))
+
+    graph = trace_channels(Mixed(mix, pixels=nn.Linear(36, 36)), MANY)
+    assert graph.prunable == ["conv"]
+    assert torch.equal(graph.layers["head"].inputs, graph.layers["conv"].outputs)
+
+
+def test_a_linear_layer_that_runs_over_pixels_once_keeps_its_outputs_whatever_it_did_before() -> (
+    None
+):
+    def mix(net, x):
+        scale = net.more(net.pixels(x.flatten(2)).mean(1))[:, :, None, None]
+        return scale * net.pixels(net.conv(x).flatten(2)).unflatten(2, (6, 6))
+
+    parts = {"pixels": nn.Linear(36, 36), "more": nn.Linear(36, 8)}
+    assert trace_channels(Mixed(mix, **parts), MANY).prunable == ["more", "conv"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+        lambda layer: prune.random_unstructured(layer, "bias", 0.3),
+    ],
+)
+def test_weights_that_are_made_of_others_are_refused_with_what_to_do(make) -> None:
+    model = Plain()
+    make(model.conv2)
+    with pytest.raises(ModelError, match=r"module 'conv2': computes its (weight|bias) .*remove_"):
+        trace_channels(model, IMAGES)
+    assert trace_channels(model, IMAGES, protect=["conv*"]).prunable == ["fc1"]
 
 
 def test_tied_weights_are_refused_by_name() -> None:

@@ -50,6 +50,22 @@ def test_the_new_weights_are_those_of_numpys_least_squares(bias) -> None:
         np.testing.assert_allclose(small[2].bias.detach(), solution[:, 27], atol=1e-5)
 
 
+def test_a_layer_that_loses_outputs_too_is_fitted_to_those_that_stay() -> None:
+    model = lively(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 3)))
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    graph = trace_channels(model, x)
+    worth = {"0": torch.arange(6.0) + 1, "2": torch.tensor([1.0, 4, 2, 3])}
+    plan = make_plan(graph, worth, keep={"0": 3, "2": 2})
+    small = pruned(model, plan)
+    assert repair(model, small, plan, [(x,)]) == ["2", "3"]
+    with torch.no_grad():
+        design = np.hstack([torch.relu(model[0](x))[:, 3:].double(), np.ones((40, 1))])
+        wanted = model[:3](x)[:, [1, 3]].double().numpy()
+    solution = np.linalg.lstsq(design, wanted, rcond=None)[0].T
+    np.testing.assert_allclose(small[2].weight.detach(), solution[:, :3], atol=1e-5)
+    np.testing.assert_allclose(small[2].bias.detach(), solution[:, 3], atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [Plain, Residual, Dense, GroupNormed, Grouped])
 def test_outputs_come_closer_to_those_of_the_full_net(make) -> None:
     model, plan, small = cut(make, amount=0.4)

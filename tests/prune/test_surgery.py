@@ -8,17 +8,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raysb.errors import ModelError
 from raysb.nn.resnet import ResNet
 from raysb.prune.amounts import make_plan
 from raysb.prune.graph import trace_channels
-from raysb.prune.plan import PruningPlan
-from raysb.prune.surgery import apply
+from raysb.prune.plan import FORMAT, Kept, PruningPlan
+from raysb.prune.surgery import apply, is_applied
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_nets import NETS, Dense, GroupNormed, Plain, l1, lively, masked, pruned
+from toy_nets import NETS, Dense, Plain, l1, lively, masked, pruned
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -103,7 +104,8 @@ def test_random_nets_run_pruned_and_equal_the_masked_ones(blocks, amount, scope,
     model = lively(Random(blocks), seed)
     graph = trace_channels(model, IMAGES)
     importance = l1(model, graph)
-    plan = make_plan(graph, importance, amount, scope=scope, keep={"hidden": 3})
+    others = any("hidden" not in g.layers and g.least < g.num_units for g in graph.groups)
+    plan = make_plan(graph, importance, amount if others else None, scope=scope, keep={"hidden": 3})
     small = pruned(model, plan)
     wanted = masked(model, plan)(IMAGES).detach()
     torch.testing.assert_close(
@@ -124,22 +126,54 @@ def test_a_plan_from_a_file_makes_a_fresh_net_that_takes_the_pruned_weights(make
     assert torch.equal(fresh.eval()(IMAGES), small(IMAGES))
 
 
-def test_two_plans_are_one() -> None:
-    model = lively(GroupNormed())
+def grouped(groups, **norm):
+    """Two layers, the second in groups: half of each leaves it depthwise where it had two."""
+    return lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8) if norm else nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, groups=groups), nn.BatchNorm2d(16)),
+        *(nn.Flatten(), nn.Linear(16 * 16, 5)),
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*NETS, grouped(2), grouped(4), grouped(8), grouped(2, norm=True), grouped(4, norm=True)],
+)
+@pytest.mark.parametrize("amount", [0.25, 0.5])
+def test_two_plans_are_one(make, amount, tmp_path) -> None:
+    model, plans = lively(make()), []
+    small = model
+    for _ in range(2):
+        graph = trace_channels(small, IMAGES)
+        plans.append(make_plan(graph, l1(small, graph), amount, scope="layer"))
+        small = pruned(small, plans[-1])
+    plans[0].then(plans[1]).save(tmp_path / "plan.safetensors")
+    both = PruningPlan.load(tmp_path / "plan.safetensors")
+    assert is_applied(both, small)
+    assert torch.equal(pruned(model, both)(IMAGES), small(IMAGES))
+    fresh = apply(both, make()).eval()
+    fresh.load_state_dict(small.state_dict(), strict=True)
+    assert torch.equal(fresh(IMAGES), small(IMAGES))
+
+
+def test_whole_groups_of_a_convolution_go_in_the_second_round() -> None:
+    make = grouped(4)
+    model = lively(make())
     graph = trace_channels(model, IMAGES)
-    first = make_plan(graph, l1(model, graph), keep={"fc": 7})
+    first = make_plan(graph, l1(model, graph), 0.5, scope="layer")
     middle = pruned(model, first)
     graph = trace_channels(middle, IMAGES)
-    second = make_plan(graph, l1(middle, graph), 0.5)
-    both = pruned(model, first.then(second))
-    assert torch.equal(both(IMAGES), pruned(middle, second)(IMAGES))
+    second = make_plan(graph, l1(middle, graph), 0.5, scope="layer")
+    sizes = [plan.modules["2"].sizes.tolist() for plan in (first, second, first.then(second))]
+    assert sizes == [[16, 8, 4, 4], [8, 4, 4, 2], [16, 8, 4, 2]]
 
 
 def test_frozen_parameters_dtypes_and_layouts_stay() -> None:
     model = Plain().to(torch.float64).to(memory_format=torch.channels_last)
     model.conv1.weight.requires_grad_(False)
     graph = trace_channels(model, IMAGES.double())
-    small = pruned(model, make_plan(graph, l1(model, graph), 0.5))
+    small = pruned(model, make_plan(graph, l1(model, graph), 0.5, scope="layer"))
+    assert len(small.conv1.weight) == 4
     assert not small.conv1.weight.requires_grad
     assert small.conv2.weight.requires_grad
     assert small.conv2.weight.dtype == torch.float64
@@ -191,8 +225,6 @@ def test_a_plan_is_not_applied_twice_nor_in_part() -> None:
 def test_a_file_that_is_no_plan_is_refused(content, tmp_path) -> None:
     path = tmp_path / "plan.safetensors"
     if content is None:
-        from safetensors.torch import save_file
-
         save_file({"a.outputs": torch.zeros(3)}, path)
     else:
         path.write_bytes(content)
@@ -200,3 +232,67 @@ def test_a_file_that_is_no_plan_is_refused(content, tmp_path) -> None:
         PruningPlan.load(path)
     with pytest.raises(FileNotFoundError):
         PruningPlan.load(tmp_path / "gone")
+
+
+def row(*numbers, dtype=torch.int64):
+    return torch.tensor(numbers, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "told"),
+    [
+        ("0.outputs", row(0, 1, 2, 99), "must be from 0 to 7, not 0 to 99"),
+        ("0.outputs", row(-1, 0, 1, 2), "must be from 0 to 7, not -1 to 2"),
+        ("0.outputs", row(0, 0, 1, 2), "must rise"),
+        ("0.outputs", row(3, 1, 2, 0), "must rise"),
+        ("0.outputs", row(0, 1, 2, 3, dtype=torch.float32), "must be one row of int64"),
+        ("0.outputs", row(0, 1, 2, 3)[None], "must be one row of int64"),
+        ("0.outputs", row(), "at least one must"),
+        ("0.inputs", row(), "at least one must"),
+        ("0.inputs", None, "has no tensor '0.inputs'"),
+        ("0.sizes", None, "has no tensor '0.sizes'"),
+        ("0.sizes", row(8, 3, 1), "must be 4 numbers"),
+        ("0.sizes", row(8, 3, 1, 1, 1), "must be 4 numbers"),
+        ("0.sizes", row(8, 3, 1, 1, dtype=torch.int32), "must be 4 numbers"),
+        ("0.sizes", row(8, 3, 1, 0), "cannot be channels"),
+        ("0.sizes", row(8, 3, 2, 2), "cannot be channels"),
+        ("0.sizes", row(8, -3, 1, 1), "cannot be channels"),
+        ("0.sizes", row(8, 3, 1, 7), "as many in each of 7 groups"),
+        ("2.outputs", row(0, 1, 2, 3, 4, 8, 12, 13), "as many in each of 4 groups"),
+        ("2.inputs", row(0, 1, 2, 4), "as many in each of 4 groups"),
+        ("2.sizes", row(16, 8, 4, 3), "as many in each of 3 groups"),
+        ("3.inputs", row(0), "must be none"),
+        ("0.else", row(1), "'0.else' is no part"),
+        ("bias", row(1), "has no tensor '.outputs'"),
+    ],
+)
+def test_a_damaged_file_is_told_by_its_tensor(name, damaged, told, tmp_path) -> None:
+    model, path = lively(grouped(4)()), tmp_path / "plan.safetensors"
+    graph = trace_channels(model, IMAGES)
+    make_plan(graph, l1(model, graph), 0.5, scope="layer").save(path)
+    tensors = load_file(path)
+    PruningPlan.load(path)
+    tensors[name] = damaged
+    left = {each: tensor for each, tensor in tensors.items() if tensor is not None}
+    save_file(left, path, metadata=FORMAT)
+    with pytest.raises(ModelError, match=r"plan\.safetensors: is a damaged pruning plan") as error:
+        PruningPlan.load(path)
+    assert told in str(error.value)
+    assert name.rpartition(".")[0] in str(error.value)
+
+
+def test_groups_of_inputs_that_are_not_those_of_the_outputs_are_refused() -> None:
+    kept = Kept(row(0, 1, 4, 5), row(0, 4), row(8, 8, 4, 2))  # groups 0 and 2, all right
+    other = Kept(row(0, 1, 4, 5), row(0, 6), row(8, 8, 4, 2))  # inputs of groups 0 and 3
+    assert kept.wrong() == ""
+    assert "same groups" in other.wrong()
+
+
+def test_nothing_is_cut_where_one_module_of_a_plan_cannot_be() -> None:
+    model, plan = a_plan()
+    before = copy.deepcopy(model.state_dict())
+    last = [*plan.modules][-1]
+    broken = Kept(plan.modules[last].outputs, row(99), plan.modules[last].sizes)
+    with pytest.raises(ModelError, match=f"module '{last}', inputs: must be"):
+        apply(PruningPlan({**plan.modules, last: broken}), model)
+    assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())

@@ -1,5 +1,6 @@
 """What every criterion has in common: importance of output channels, higher is kept."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ class Criterion(ABC):
                 "rows out (weight 0) and collect again"
             )
         )
+
+    def _number(self, name: str) -> float:
+        """A hyperparameter that is a number; what is none is NaN, which no range holds."""
+        value = getattr(self, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number else math.nan
 
     def _check(self, valid: bool, name: str, allowed: str) -> None:
         if not valid:

@@ -26,7 +26,7 @@ class Fisher(Criterion):
         beta: Loss that one multiply-add is worth, at least 0.
 
     Raises:
-        ValueError: `beta` is below 0 or not finite.
+        ValueError: `beta` is below 0, not finite, or no number.
 
     References:
         L. Theis, I. Korshunova, A. Tejani, F. Huszar: Faster gaze prediction with dense networks
@@ -39,7 +39,7 @@ class Fisher(Criterion):
     beta: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check(0 <= self.beta < math.inf, "beta", "a finite number of at least 0")
+        self._check(0 <= self._number("beta") < math.inf, "beta", "a finite number of at least 0")
 
     def score(self, name: str, layer: Layer, statistics: LayerStatistics | None) -> torch.Tensor:
         """Estimated rise of the loss less the cost. [out_channels]"""

@@ -55,7 +55,7 @@ class OBS(WeightCriterion):
     damping: float = 1e-2
 
     def __post_init__(self) -> None:
-        self._check(0 < self.damping < math.inf, "damping", "a finite number above 0")
+        self._check(0 < self._number("damping") < math.inf, "damping", "a finite number above 0")
 
     def weight_score(self, name: str, layer: Layer, statistics: LayerStatistics) -> torch.Tensor:
         """Saliencies of single weights, in the shape of the weight."""
