@@ -187,11 +187,12 @@ def slow(role: str) -> Any:
 
     def fault(run: Run) -> None:
         pid, until = run.find(role)[-1], time.monotonic() + SLOW_S
-        while time.monotonic() < until:
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.45)
-            os.kill(pid, signal.SIGCONT)
-            time.sleep(0.05)
+        with suppress(ProcessLookupError):  # its part of the run may be over before
+            while time.monotonic() < until:
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(0.45)
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.05)
 
     return fault
 

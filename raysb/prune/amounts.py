@@ -16,7 +16,6 @@ from raysb.prune.groups import ChannelGroup
 from raysb.prune.plan import PruningPlan, plan_for
 
 Importance = Mapping[str, torch.Tensor]
-NOTHING = "nothing would change, every channel stays: "
 Scope = Literal["global", "layer"]
 Reduction = Literal["mean", "sum"]
 
@@ -96,10 +95,8 @@ def make_plan(
         return fixed | {i: rounded(ranking, count, round_to) for (i, ranking), count in pairs}
 
     if not _removes(rankings, counts(amount)):
-        raise ValueError(
-            NOTHING
-            + _enough(list(free.values()), amount, lambda share: _removes(rankings, counts(share)))
-        )
+        todo = _enough(list(free.values()), amount, lambda share: _removes(rankings, counts(share)))
+        raise ValueError(f"nothing would change: every channel stays. {todo}")
     return plan_from_counts(graph, rankings, counts(amount))
 
 
@@ -262,7 +259,7 @@ def plan_from_counts(
         ValueError: Nothing would change.
     """
     if not _removes(rankings, counts):
-        raise ValueError(NOTHING + "keep fewer")
+        raise ValueError("nothing would change: every channel stays. Keep fewer")
     kept = torch.ones(graph.num_ids, dtype=torch.bool)
     for index, count in counts.items():
         for unit in rankings[index].units[count:]:
@@ -278,10 +275,10 @@ def _enough(rankings: Sequence[Ranking], amount: float, removes: Callable[[float
     """What to do where an amount removes nothing: the first one, in thousandths, that does."""
     may_go = [each for each in rankings if each.group.least < each.group.num_units]
     if not may_go:
-        return "no channel may go: all reach the output, are protected, or fewer are not allowed"
+        return "No channel may go: all reach the output, are protected, or fewer are not allowed"
     total = sum(each.group.num_channels for each in rankings)
     step = min(each.unit_size for each in may_go)
     shares = (n / 1000 for n in range(int(amount * 1000) + 1, 1000))
     found = next((share for share in shares if removes(share)), None)
     todo = "lower round_to" if found is None else f"raise amount to {found:g}, or lower round_to"
-    return f"of {total} channels, {step} at least may go at a time: {todo}"
+    return f"Of {total} channels, {step} at least may go at a time: {todo}"

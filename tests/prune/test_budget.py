@@ -129,26 +129,23 @@ def test_the_last_step_takes_no_more_than_what_is_missing() -> None:
     assert len(plan.modules["0"].outputs) == 51
 
 
-class Halves(nn.Module):
-    """A layer whose halves gate each other, a unit of two channels; and one of single channels."""
+class Paired(nn.Module):
+    """A layer whose channels go by two, one of each group of its norm; and one of single ones."""
 
     def __init__(self):
         super().__init__()
-        self.pair, self.one, self.head = nn.Linear(3, 8), nn.Linear(9, 4), nn.Linear(8, 3)
+        self.pair, self.norm, self.one = nn.Linear(3, 8), nn.GroupNorm(2, 8), nn.Linear(9, 4)
+        self.head = nn.Linear(12, 3)
 
     def forward(self, x):
-        value, gate = self.pair(x).chunk(2, 1)
-        x = torch.cat([x, x, x], 1)
-        return self.head(torch.cat([value * torch.sigmoid(gate), self.one(x)], 1))
+        nine = torch.cat([x, x, x], 1)
+        return self.head(torch.cat([self.norm(self.pair(x)), self.one(nine)], 1))
 
 
 def test_a_unit_is_worth_as_much_as_all_its_channels() -> None:
-    """A unit of `pair` saves 2 x 3 + 3 products, one of `one` 9 + 3: by 12 / 9 more.
-
-    Worth 1 a channel a unit of `pair` loses 2 for 9, a channel of `one` worth 2 loses 2 for 12.
-    """
-    graph = trace_channels(Halves(), torch.randn(2, 3))
-    worth = {"pair": torch.ones(8), "one": torch.full((4,), 2.0)}
+    """Two channels of `pair` save 2 x (3 + 3) products, as one of `one` does, 9 + 3."""
+    graph = trace_channels(Paired(), torch.randn(2, 3))
+    worth = {"pair": torch.ones(8), "one": torch.full((4,), 1.5)}
     plan = plan_for_budget(graph, worth, macs(graph), 0.85, normalize=False)
     assert list(plan.modules) == ["one", "head"]
 
