@@ -18,6 +18,7 @@ from raysb.config import Config, to_toml
 from raysb.errors import RunDirectoryError
 from raysb.evaluate import OpenedRun, open_run
 from raysb.models import bare, plan_of
+from raysb.prune.amounts import layers_at_least
 from raysb.prune.costs import macs, widths_of
 from raysb.prune.criteria import Statistics
 from raysb.prune.graph import ChannelGraph, trace_channels
@@ -92,6 +93,7 @@ class Pruned:
         caution: What to know of it, or "".
         statistics: What it knows beside the weights, and where from, or "".
         channels: By layer, output channels before and after.
+        least: Layers of which the fewest channels stay that may.
         before: Size of the net.
         after: Of the small one.
         budget: What was bounded, and the share of it that remains.
@@ -104,6 +106,7 @@ class Pruned:
     caution: str
     statistics: str
     channels: dict[str, tuple[int, int]]
+    least: tuple[str, ...]
     before: Size
     after: Size
     budget: tuple[str, float] | None
@@ -192,6 +195,7 @@ def prune_run(
         caution=judged.caution,
         statistics=judged.statistics,
         channels=_channels(judged.graph, pruned.plan),
+        least=tuple(layers_at_least(judged.graph, pruned.plan)),
         before=_size(opened.module, judged.graph),
         after=_size(pruned.module, left),
         budget=wanted.budget and (wanted.budget[0], pruned.remaining or 0.0),

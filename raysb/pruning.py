@@ -7,7 +7,6 @@ small, plan, _ = prune_model(model, task, batches, wanted)
 """
 
 import copy
-import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

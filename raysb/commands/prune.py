@@ -22,8 +22,9 @@ raysb.load_model and every other command take like that of any run.
   RUN_DIR               directory that `raysb train` named at its end, or an earlier pruned one
   --show                shapes and sorted importance of every layer; nothing is written
   --figure FILE         the same as a picture, FILE.png or .svg (needs matplotlib)
-  --amount A            share of all channels that goes, in (0, 1)
-  --keep LAYER=N,...    output channels that stay of a layer, exactly
+  --amount A            share of all channels that goes, in (0, 1); each layer keeps one, and two
+                        in each group of a group norm
+  --keep LAYER=N,...    output channels that stay of a layer, exactly; not fewer than that
   --budget KIND=SHARE   remove until this share remains of: parameters, macs, latency (measured
                         here, layer by layer), energy (by --energy-table)
   --criterion NAME      taylor_act (default), taylor, fisher, skeletonization, l1, l2, fpgm, sum,
@@ -236,6 +237,7 @@ def pruned_lines(pruned: "Pruned") -> list[str]:
         f"{pruned.run}: channels removed by {pruned.criterion}{_of(pruned.statistics)}",
         *_caution(pruned.caution),
         *aligned([("layer", "channels"), *changed]),
+        *_at_least(pruned.least),
         "",
         *aligned(sizes),
         *met,
@@ -248,6 +250,12 @@ def pruned_lines(pruned: "Pruned") -> list[str]:
 
 def _of(statistics: str) -> str:
     return f", statistics of {statistics}" if statistics else ""
+
+
+def _at_least(layers: tuple[str, ...]) -> list[str]:
+    if not layers:
+        return []
+    return [f"fewest that may stay: {', '.join(layers)}; --scope layer or --protect spares them"]
 
 
 def _caution(text: str) -> list[str]:

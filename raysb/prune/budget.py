@@ -134,6 +134,5 @@ class _Search:
 
 def _levels(ranking: Ranking, round_to: int) -> list[int]:
     """Numbers of units that a group may keep, falling."""
-    group = ranking.group
-    found = {rounded(ranking, n, round_to) for n in range(group.least, group.num_units + 1)}
+    found = {rounded(ranking, units, round_to) for units in range(1, ranking.group.num_units + 1)}
     return sorted(found, reverse=True)

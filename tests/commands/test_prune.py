@@ -153,9 +153,9 @@ def test_a_pruned_run_is_evaluated_moved_and_pruned_again(capsys) -> None:
     os.rename("a", "moved")
     assert answered(capsys, "eval", "moved")["eval/loss"] == first["eval/loss"]
     assert first["rows"] == answered(capsys, "eval", "full")["rows"]
-    assert cli.main(["prune", "moved", "--keep", "stages.1.0=2", "--out", "b"]) == 0
+    assert cli.main(["prune", "moved", "--keep", "stages.1.0=4", "--out", "b"]) == 0
     twice = raysb.load_model("b")
-    assert twice.module.head.in_features == 2
+    assert twice.module.head.in_features == 4
     assert twice(images()).shape == (6, 10)
     assert answered(capsys, "eval", "b")["rows"] == first["rows"]
 

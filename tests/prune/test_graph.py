@@ -219,6 +219,7 @@ def shuffled(net, x):
         (lambda net, x: torch.cat(x.chunk(3, 1), 1), "chunk", "do not make 3 equal chunks"),
         (lambda net, x: x.flatten(0, 1).unflatten(0, (2, 8)), "flatten", "merges them with rows"),
         (lambda net, x: torch.cat(torch.split(x, 4, 1)[:1] * 2, 1), "split", "use chunk"),
+        (lambda net, x: torch.cat([x.chunk(2, 1)[x.dim() - 4]] * 2, 1), "getitem", "no operation"),
         (lambda net, x: x / x.size(1), "truediv", "number of channels"),
         (lambda net, x: x * x.shape[1] ** -0.5, "mul", "number of channels"),
         (lambda net, x: x / x.shape[1:][0], "truediv", "number of channels"),
