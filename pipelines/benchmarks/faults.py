@@ -241,7 +241,10 @@ def with_small_store(run: Run) -> None:
         wide[:, :1000] += columns["label"][:, None]  # something to learn
         columns["x"] = pa.FixedSizeListArray.from_arrays(wide.ravel(), width)
         pq.write_table(pa.table(columns), run.folder / f"{name}.parquet", row_group_size=128)
-    run.environment = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20)}
+    run.environment = {
+        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20),
+        "RAY_BACKEND_LOG_LEVEL": "info",  # which says what is spilled
+    }
     run.options = argparse.Namespace(**vars(run.options) | {"rows": 1536})
     run.extra = (
         *("--data.train", str(run.folder / "train.parquet"), "--data.inputs", "x"),
