@@ -71,7 +71,7 @@ def figures(given, name: str, seed: int):
 if __name__ == "__main__":
     parser, found = argparse.ArgumentParser(description=__doc__), {}
     told = {"data": "", "out": "", "net": "mnist", "criteria": "", "seeds": "0", "agreement": 0.97}
-    told |= {"rounds": 2, "epochs": 2, "lr": 0.015, "amount": 0.45, "round_to": 4, "macs": 0.0}
+    told |= {"rounds": 2, "epochs": 5, "lr": 0.03, "amount": 0.45, "round_to": 4, "macs": 0.0}
     _ = [parser.add_argument(f"--{o}", type=type(v), default=v) for o, v in told.items()]
     given, context = parser.parse_args(), records.context(sys.argv[1:], "prune_rebirth.py")
     for name in given.criteria.split(",") if given.criteria else ["none", *CRITERIA]:
