@@ -233,7 +233,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def draw(plan: Plan, path: Path) -> None:
     """Error against cost and against rows back-propagated: a point a run, a line a frontier."""
-    size = (3.6 * len(plan.regimes) + 0.6, 6.4)
+    size = (3.6 * len(plan.regimes) + 2.2, 6.4)
+    colours = pyplot.get_cmap("tab10" if len(plan.methods) <= 10 else "tab20")
     figure, axes = pyplot.subplots(
         2, len(plan.regimes), figsize=size, squeeze=False, sharey="col", layout="constrained"
     )
@@ -246,7 +247,7 @@ def draw(plan: Plan, path: Path) -> None:
                 for axis, across in zip(
                     axes[:, column], (runs.cost, runs.backpropped), strict=True
                 ):
-                    _points(axis, across, runs, f"C{number % 10}", method)
+                    _points(axis, across, runs, colours(number % 20), method)
         for axis in axes[:, column]:
             axis.set_yscale("log")
             for names in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
@@ -257,12 +258,14 @@ def draw(plan: Plan, path: Path) -> None:
     for row in axes:
         row[0].set_ylabel("test error [%]")
     if axes[0][0].get_legend_handles_labels()[0]:
-        axes[0][0].legend(fontsize=8)
+        figure.legend(
+            *axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside right upper"
+        )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def _points(axis: Any, across: Any, runs: Runs, colour: str, label: str) -> None:
+def _points(axis: Any, across: Any, runs: Runs, colour: Any, label: str) -> None:
     axis.plot(across, 100 * runs.error, ".", color=colour, markersize=4, alpha=0.6)
     line = 100 * runs.frontier().error
     axis.plot(across.mean(axis=0), line, "-", color=colour, linewidth=1.5, label=label)
