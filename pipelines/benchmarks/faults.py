@@ -350,19 +350,20 @@ def table(results: list[dict[str, Any]]) -> str:
     """As it stands in the record."""
     lines = [
         "| fault | longest pause [s] | rows lost | trained twice | trained anew since "
-        "the last checkpoint | error % | exit |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "the last checkpoint | error % | exit | load average |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for case in sorted({r["case"] for r in results}, key=list(CASES).index):
         ones = [r for r in results if r["case"] == case]
         if any("failed" in r for r in ones):
-            lines.append(f"| {case} | - | - | - | - | failed | {ones[0]['exit']} |")
+            lines.append(f"| {case} | - | - | - | - | failed | {ones[0]['exit']} | - |")
             continue
         cells = [
             f"{median(r['pause_s'] for r in ones):.1f}",
             *(str(max(r[key] for r in ones)) for key in ("lost", "twice", "redone")),
             f"{100 * median(r['error'] for r in ones):.2f}",
             str(ones[0]["exit"]),
+            str(ones[0]["load"]),
         ]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -381,23 +382,28 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.only.split(",") if options.only else [""]
     cases = [name for name in CASES if any(word in name for word in wanted)]
-    results = []
+    results: list[dict[str, Any]] = []
     for _ in range(options.repeats):
         for name in cases:
-            results.append(run_case(name, options))
+            results.append(run_case(name, options) | {"load": round(os.getloadavg()[0])})
             print(json.dumps(results[-1]), flush=True)
+            write(options, results)
+    print(table(results))
+
+
+def write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Put what was run by now into the record; cases that were not run stay as they were."""
     name = f"faults_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
     options.out.mkdir(parents=True, exist_ok=True)
     record = options.out / f"{name}.json"
-    if record.exists():  # cases that were not run now stay as they were
-        before = json.loads(record.read_text())["results"]
-        results += [each for each in before if each["case"] in set(CASES) - set(cases)]
+    kept = json.loads(record.read_text())["results"] if record.exists() else []
+    gone = set(CASES) - {each["case"] for each in results}
+    results = results + [each for each in kept if each["case"] in gone]
     said = {"hardware": hardware(), "results": results}
     record.write_text(json.dumps(said, indent=1) + "\n")
     here = ", ".join(f"{key} {value}" for key, value in hardware().items())
     head = f"# What a run survives\n\n{here}; n = {options.repeats}.\n\n"
     (options.out / f"{name}.md").write_text(head + table(results) + "\n")
-    print(table(results))
 
 
 if __name__ == "__main__":
