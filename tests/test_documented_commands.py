@@ -205,6 +205,9 @@ TABLE: dict[str, Run | By] = {
     # headers of pipelines
     "python pipelines/ranger.py [--mnist FOLDER] [--cifar10 FOLDER] [--epochs 1] "
     "[--record NAME]": By("tests/pipelines/test_ranger.py", "test_the_rate_is_chosen_on_seed_0"),
+    "python pipelines/evaluate_metrics.py [--train PATH --test PATH] [--epochs 3]": By(
+        "tests/pipelines/test_evaluate_metrics.py", "test_every_metric_of_a_trained_net"
+    ),
     "python pipelines/prune_rebirth.py --data FOLDER --out FOLDER [--net mnist|resnet20] "
     "[--seeds 0]": By(
         "tests/pipelines/test_prune_rebirth.py", "test_every_criterion_has_its_figures_after_one"
