@@ -57,6 +57,9 @@ class Forgets:
     def record(self, scores) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
 
 def test_a_pool_that_waits_does_not_keep_an_earlier_one_of_its_scorer_from_being_scored() -> None:
     """Ray replayed the two calls of a killed scorer in reverse order: the second pool slept in the

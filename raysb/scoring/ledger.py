@@ -275,7 +275,7 @@ class Ledger:
             step: Optimizer steps done.
             num_consumed: Rows trained by this generation in all.
             weights: Where scorers find the weights of that step; needed when `limits.due` says so,
-                and taken whenever they are given.
+                and taken from every step once scoring has fallen back.
             oldest: All pools before this one are trained: they may be forgotten.
             waited_s: Seconds that this generation's steps have waited for rows in all.
         """
@@ -284,7 +284,8 @@ class Ledger:
         self.hunger.stepped(waited_s)
         self.step, self.num_consumed = step, num_consumed
         self.forget(oldest)
-        if weights is not None or self.limits.due(step, self.weights_step):
+        fresh = weights is not None and self.audits.fallen_back
+        if fresh or self.limits.due(step, self.weights_step):
             self.weights_step, self.weights = step, weights
 
     def cursor(self, trained: Mapping[int, Ids]) -> Cursor:

@@ -469,9 +469,14 @@ def test_the_oldest_pool_ignores_what_others_have_reserved() -> None:
     assert ledger.progress()["reserved"] == {1: 10, 0: 10}
 
 
-def test_the_grants_weights_are_the_last_published_ones() -> None:
-    """Those of the start, then of every fourth step after it; what is said between is not heard."""
+@pytest.mark.parametrize("fallen_back", [False, True])
+def test_the_grants_weights_are_the_last_published_ones(fallen_back) -> None:
+    """Those of the start, then of every fourth step after it; what is said between is not heard.
+
+    Once scoring has fallen back, those of every step.
+    """
     ledger = Ledger()
+    ledger.audits.fallen_back = fallen_back
     g = ledger.open(Limits(global_batch=4, publish_every=4), Cursor(), 99, 6, "weights 6")
     seen = []
     for step in range(6, 16):
@@ -479,7 +484,7 @@ def test_the_grants_weights_are_the_last_published_ones() -> None:
         grant = ledger.grant(g, step, 1)
         assert grant.weights == f"weights {grant.weights_step}"
         seen.append(grant.weights_step)
-    assert seen == [6] * 4 + [10] * 4 + [14] * 2
+    assert seen == (list(range(6, 16)) if fallen_back else [6] * 4 + [10] * 4 + [14] * 2)
 
 
 def test_a_call_that_died_after_its_report_gets_the_grant_that_it_had() -> None:
