@@ -101,8 +101,7 @@ def load_proxy(path: Path, live: Callable[[], nn.Module]) -> tuple[nn.Module, In
         ModelError: The weights do not fit the model.
     """
     if path.is_file():
-        plan = path.with_name(PLAN)
-        module = cut_down(live(), plan if plan.is_file() else None)
+        module = cut_down(live(), plan_of(path.parent, None))
         merge_lora(module)
         load_weights(module, path, key="scoring.proxy")
         return module.eval(), None

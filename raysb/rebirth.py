@@ -6,7 +6,6 @@ found = reborn(parent, run, Wanted(criterion="taylor_act", amount=0.3), rounds=3
 ```
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
@@ -22,6 +21,7 @@ from raysb.job import TrainingJob
 from raysb.models import load_model
 from raysb.prune.rebirth import Outcome, outcome, prune_and_rebirth
 from raysb.pruning import Wanted, arguments_of, classes_of, prune_model, spread_batches
+from raysb.training.checkpoint import state_digest
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
 
@@ -100,11 +100,8 @@ def reborn(
 
 def _settings(parent: nn.Module, job: TrainingJob, wanted: Wanted | None, **bounds: Any) -> Any:
     """What an outcome depends on, as JSON has it: of the parent a digest, of the rows how many."""
-    digest = hashlib.sha256()
-    for name, tensor in parent.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     depends = {
-        "parent": digest.hexdigest(),
+        "parent": state_digest(parent.state_dict()),
         "rows": [job.spec.source.num_rows, job.held_out and job.held_out.num_rows],
         "training": asdict(job.training),
         "selector": repr(job.spec.selector),

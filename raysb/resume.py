@@ -13,8 +13,8 @@ from typing import Any
 from raysb.config import Config, flat, load
 from raysb.errors import RunDirectoryError
 from raysb.job import TrainingJob
+from raysb.models import plan_of
 from raysb.optim.registry import build_optimizer
-from raysb.prune.plan import PLAN
 from raysb.report.directory import CONFIG, RunDirectory
 from raysb.training.settings import Training
 
@@ -60,8 +60,8 @@ def reopen(path: Path, settings: tuple[str, ...]) -> Resumed:
             f"--resume {path}: there is no {CONFIG} in it; give the directory that `raysb train` "
             "made, which it named at its end and in its first lines"
         )
-    own = path / PLAN  # where it came from may be gone
-    plan = ("--model.plan", str(own)) if own.is_file() else ()
+    own = plan_of(path, None)  # where it came from may be gone
+    plan = () if own is None else ("--model.plan", own)
     before, config = load(str(file), plan), load(str(file), (*plan, *settings))
     if config.run.dir != before.run.dir:
         raise ValueError(

@@ -90,14 +90,15 @@ def make_plan(
         )
 
     def counts(share: float) -> dict[int, int]:
-        chosen = _shares(list(free.values()), share, scope)
-        pairs = zip(free.items(), chosen, strict=True)
+        left = _shares(list(free.values()), share, scope)
+        pairs = zip(free.items(), left, strict=True)
         return fixed | {i: rounded(ranking, count, round_to) for (i, ranking), count in pairs}
 
-    if not _removes(rankings, counts(amount)):
+    chosen = counts(amount)
+    if not _removes(rankings, chosen):
         todo = _enough(list(free.values()), amount, lambda share: _removes(rankings, counts(share)))
         raise ValueError(f"nothing would change: every channel stays. {todo}")
-    return plan_from_counts(graph, rankings, counts(amount))
+    return plan_from_counts(graph, rankings, chosen)
 
 
 def layers_at_least(graph: ChannelGraph, plan: PruningPlan) -> list[str]:

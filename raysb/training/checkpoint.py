@@ -170,7 +170,7 @@ def save_trained(model: nn.Module, path: Path) -> None:
         return
     tensors = {name: tensor.contiguous() for name, tensor in trained_state(model).items()}
     with _usual_mode(path):
-        save_file(tensors, path, metadata={"format": "pt", FROZEN: _digest(frozen)})
+        save_file(tensors, path, metadata={"format": "pt", FROZEN: state_digest(frozen)})
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
@@ -194,7 +194,7 @@ def load_trained(model: nn.Module, path: Path) -> None:
             f"with frozen parts, and {', '.join(differ[:4])} differ; build the model with the "
             "model.* of the run"
         )
-    if _digest(frozen_state(model)) != digest:
+    if state_digest(frozen_state(model)) != digest:
         raise ModelError(
             f"{path}: does not fit {type(model).__name__}: its frozen part is not the one that was "
             "trained with; build it from the same model.init file, or where it is drawn under the "
@@ -255,7 +255,7 @@ def _usual_mode(path: Path) -> Iterator[None]:
     path.chmod(mode)
 
 
-def _digest(state: Mapping[str, torch.Tensor]) -> str:
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; about a second per GB."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
