@@ -1,6 +1,7 @@
 """One optimizer step: the same for the local engine, for one worker and for many."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,7 @@ class Learner:
     def _losses(self, model: nn.Module, rows: TensorBatch) -> torch.Tensor:
         called = model if self._compiled is None else self._compiled
         terms = training_losses(self.task, called, rows, self._dtype)
-        return torch.stack(list(terms.values())).sum(dim=0)
+        return reduce(torch.add, terms.values())
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ from raysb.source.irreducible import IrreducibleLosses
 from raysb.source.open import Sources
 from raysb.source.plan import PoolPlan
 from raysb.source.settings import Data
+from raysb.source.spans import rows_of_span
 from raysb.task import Forward, PerSampleLoss, Task, inputs
 from raysb.training.reading import Reading
 
-# Batches in a pool that is not scored: a block's price is paid once for all. Of few rows it is
-# less, since workers differ by one pool at the end, which the last steps are padded for.
-TRANSPORT_BATCHES = 16
+# Batches in a pool that is not scored, at most: a block costs Ray 15 to 25 ms of CPU time, whatever
+# is in it. Of few rows it is a sixteenth: workers differ by one pool at the end, and the last steps
+# are padded for it. Of large rows it is what an object of Ray's should hold.
+TRANSPORT_BATCHES = 64
 _SAMPLED = 64  # ids from either end of the data
 
 
@@ -198,7 +200,14 @@ class StreamSpec:
         """Rows of a pool: what is scored at once, or what travels at once where nothing is."""
         if self.scored:
             return self.scoring.batch_size
-        return max(batch_size, min(TRANSPORT_BATCHES * batch_size, self.source.num_rows // 16))
+        count = self.source.num_rows
+        rows = rows_of_span(self._first_row, num_rows=count, batch_size=batch_size, processes=2)
+        return min(TRANSPORT_BATCHES * batch_size, rows)
+
+    @cached_property
+    def _first_row(self) -> Batch:
+        """One row, whose bytes say how many can travel at once; read once and then sent along."""
+        return self.source.read(None, 0, 1)
 
     def plan(self, batch_size: int, epochs: int) -> PoolPlan:
         """The pools of a run."""

@@ -49,7 +49,9 @@ START_LIMIT_S = 120
 LOOK_EVERY_S = 5  # while there are no rows
 IN_FLIGHT = 2  # pools at an actor
 BACKWARD_STEPS = 8  # whose losses go to the history at once: a call costs .3 ms
-TELL_EVERY_S = 0.02  # of steps: a call takes 1 ms of the trainer's process, and 1.5 of the ledger's
+# Of steps: a call takes 1 ms of the trainer's process, and 1.5 of the ledger's. Where nothing is
+# scored no weights wait to be told of, and readers go on when a whole pool is trained.
+TELL_EVERY_S, TELL_UNSCORED_EVERY_S = 0.02, 0.2
 _END = object()
 
 
@@ -109,6 +111,7 @@ class RayStream(BatchStream):
         self.exchange = Exchange()
         plan = self.spec.plan(batch_size, epochs)
         self._consumed_before = self.num_backpropped
+        self._hurried_at = self.oldest  # as far as all pools are trained
         self._limits, *grown = self.spec.limits_as_grown(batch_size, self.exchange.world_size)
         self._published_at = self.num_steps
         if self.exchange.rank == 0:
@@ -124,7 +127,8 @@ class RayStream(BatchStream):
                 grown,
             )
             self._restore_past(known)
-            pause_s = 0.0 if self._limits.lockstep else TELL_EVERY_S
+            pause_s = TELL_EVERY_S if self.spec.scored else TELL_UNSCORED_EVERY_S
+            pause_s = 0.0 if self._limits.lockstep else pause_s
             self._teller = Teller(
                 self._handle.ledger, self._generation, pause_s, asks=self._limits.publish_every > 1
             )
@@ -249,6 +253,9 @@ class RayStream(BatchStream):
         consumed = self.num_backpropped - self._consumed_before
         waited_s = self.starved_seconds
         self._teller.tell(Step(self.num_steps, consumed, self.oldest, packed, waited_s))
+        if not self.spec.scored and self.oldest > self._hurried_at:
+            self._hurried_at = self.oldest
+            self._teller.hurry()
 
     def _record_backward(self, ids: Ids, losses: Floats) -> None:
         if self._history is None:

@@ -81,7 +81,8 @@ def test_out_of_step_no_row_is_lost_and_only_refreshing_epochs_score(ray_cluster
     everything = StaleSelectiveBackprop(min_probability=1.0, refresh_every=3)
     cases = [
         Case(name="all", actors=3, epochs=4, stale="auto", count=400, selector=everything),
-        Case(name="lot", epochs=3, stale="auto", count=400, selector=RandomSubset(fraction=0.3)),
+        # pools of 32 rows for batches of 8 and of 16: RandomSubset draws within each
+        Case(name="lot", epochs=3, stale="auto", count=512, selector=RandomSubset(fraction=0.3)),
     ]
     outcomes = run(cases, tmp_path, workers=2)
     whole, lot = outcomes["all"], outcomes["lot"]

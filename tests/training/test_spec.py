@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from torch import nn
 
 import raysb
 from raysb.scoring.limits import FRESH_STEPS
-from raysb.selection import RandomSubset, SelectiveBackprop, StaleSelectiveBackprop
+from raysb.selection import RandomSubset, SelectiveBackprop, StaleSelectiveBackprop, Uniform
+from raysb.source.arrays import ArraySource
+from raysb.task import Task
+from raysb.training.spec import TRANSPORT_BATCHES, StreamSpec
 
 
 def stream(**settings) -> raysb.SelectiveStream:
@@ -52,3 +56,25 @@ def test_auto_starts_fresh_with_the_selectors_that_old_scores_stall(selector, bo
     scoring = raysb.Scoring(max_staleness_steps=bound)
     limits = stream(selector=selector, scoring=scoring).spec.limits(64, 1)
     assert limits.fresh_steps == fresh
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "batch_size", "rows"),
+    [
+        ((28, 28), 60_000, 64, 3_712),  # 60,000 / 16 = 3,750, in whole batches
+        ((4,), 200_000, 64, 64 * TRANSPORT_BATCHES),
+        ((512, 512, 3), 4_000, 8, 40),  # 42 pictures are 32 MiB
+        ((512, 512, 3), 4_000, 64, 64),  # never less than a batch
+        ((4,), 100, 32, 32),
+    ],
+)
+def test_unscored_rows_travel_in_whole_batches_as_many_as_memory_and_workers_allow(
+    shape, count, batch_size, rows
+) -> None:
+    row = np.zeros((1, *shape), np.uint8)
+    source = ArraySource({"image": np.broadcast_to(row, (count, *shape))})  # of one row's memory
+    task = Task(
+        model=nn.Identity, forward=raysb.inputs("image"), loss=lambda outputs, batch: outputs
+    )
+    spec = StreamSpec(source=source, task=task, selector=Uniform(), scoring=raysb.Scoring())
+    assert spec.pool_rows(batch_size) == rows
