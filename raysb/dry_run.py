@@ -196,7 +196,7 @@ class DryRun:
         columns = {LOSS: scores.losses} | scores.extra
         columns |= {} if scores.correct is None else {CORRECT: scores.correct}
         yield self._stage("score", f"{shapes(columns)}, in {spec.scoring.dtype}", columns)
-        ring, table = LossRing(spec.selector.history), LossTable(spec.source.num_rows)
+        ring, table = spec.ring(), LossTable(spec.source.num_rows)
         window = ring.window()
         start = time.perf_counter()
         selected = self._select(pool, scores, window)

@@ -127,7 +127,6 @@ class Recorder:
         best: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / MODEL).unlink(missing_ok=True)  # of a run that goes on: older than it will be
         self._directory = directory
         self._writer = MetricsWriter(directory / METRICS)
         self._watcher = watcher
@@ -136,9 +135,13 @@ class Recorder:
         self._best = best
         self._loggers.start(directory)
         self._stopped_by: Any = None
+        self._began = False
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         """Write, show and pass on one line."""
+        if not self._began:  # what lies there of a run that goes on is older than it will be
+            (self._directory / MODEL).unlink(missing_ok=True)
+            self._began = True
         self._writer.write(line)
         self._watcher.line(line)
         self._loggers.log(line)

@@ -27,7 +27,6 @@ from raysb.pruning import Wanted, judge, prune_model, spread_batches
 from raysb.report.directory import MODEL, RunDirectory
 from raysb.task import TensorBatch
 from raysb.training.channel_statistics import saved_statistics
-from raysb.training.checkpoint import load_learner
 from raysb.training.checkpoints import Checkpoints
 
 ROWS = 1024  # for statistics, where training kept none, and for repair
@@ -216,8 +215,7 @@ def _known(run: str, opened: OpenedRun, rows: int | None) -> Statistics | None:
         newest = checkpoints.newest()
         if newest is None:
             return None
-        with checkpoints.local(newest) as folder:
-            return saved_statistics(load_learner(folder))
+        return saved_statistics(checkpoints.load_learner(newest))
     except (OSError, RunDirectoryError):
         return None
 

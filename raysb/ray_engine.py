@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from raysb.stream import start_stream, stream_processes
 from raysb.training.checkpoints import Checkpoints
 from raysb.training.spec import StreamSpec
 from raysb.training.worker import Job, train_loop_per_worker
-from raysb.watchdog import watched
+from raysb.watchdog import ended, watched
 
 POLL_S = 0.25  # that the driver waits for lines of metrics before it looks whether all is over
 ABORT_LIMIT_S = 5.0  # for the end of the workers when a run is to end at once
+LIST_LIMIT_S = 20.0  # for the list of ids whose loss was not finite, at the end of a run
 
 
 def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = None) -> Any:
@@ -42,7 +44,8 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
     newest checkpoint, up to `train.max_failures` times.
 
     Raises:
-        ResourceError: There are fewer CPUs or GPUs than asked for, or parts died too often.
+        ResourceError: There are fewer CPUs or GPUs than asked for, parts died too often, or the run
+            hung and was ended (`train.on_stall=stop`).
         RaysbError: The data or the model do not allow the run.
         Interrupted: Ctrl-C or SIGTERM asked it to stop; everything is written.
     """
@@ -119,6 +122,7 @@ class Supervisor:
         self._recorder = job.recorder(self._directory)
         self._stream: Any = None
         self._stopping = False
+        self._ended: str | None = None  # why, if the run was ended from outside
         self._nonfinite: dict[int, int] = {}
 
     def run(self) -> Any:
@@ -138,14 +142,21 @@ class Supervisor:
         while True:
             try:
                 return self._attempt()
-            except LostError as lost:
+            except Exception as error:
+                if self._ended is not None:  # whatever it is, it is the echo of that
+                    newest = None
+                    with suppress(RaysbError):  # none that is whole is none
+                        newest = self._checkpoints.newest()
+                    raise ResourceError(ended(self._ended, self._directory, newest)) from error
+                if not isinstance(error, LostError):
+                    raise
                 failures += 1
                 if 0 <= most < failures:
                     raise ResourceError(
-                        f"{lost}, and train.max_failures={most} restarts were made. What it had "
+                        f"{error}, and train.max_failures={most} restarts were made. What it had "
                         f"reached is kept: raysb train --resume {self._directory}"
-                    ) from lost
-                self._job.watcher.note(f"{lost}: all is started again from the last checkpoint")
+                    ) from error
+                self._job.watcher.note(f"{error}: all is started again from the last checkpoint")
 
     def _attempt(self) -> Any:
         """One life of the run's own actors and of the trainer."""
@@ -176,12 +187,13 @@ class Supervisor:
             scaling_config=self._scaling,
             run_config=self._run_config,
         )
-        with watching(stream, work.log, self._recorder), self._watched(stream):
+        with self._watched(stream, trainer), watching(stream, work.log, self._recorder):
             try:
                 return self._outcome(_fit(trainer, stream), work)
             finally:  # an error may name the list
-                with suppress(ray.exceptions.RayActorError):
-                    self._nonfinite = stream.ledger.nonfinite()
+                with suppress(ray.exceptions.RayError):
+                    asked = stream.ledger._actor.nonfinite.remote()
+                    self._nonfinite = ray.get(asked, timeout=LIST_LIMIT_S)
 
     def _outcome(self, result: Any, work: Job) -> Any:
         """Ray's result with the last metrics, and the checkpoint wherever it lies."""
@@ -193,7 +205,7 @@ class Supervisor:
             result.checkpoint = ray.train.Checkpoint(f"{self._checkpoints.folder}/{newest.name}")
         return result
 
-    def _watched(self, stream: Any) -> AbstractContextManager[None]:
+    def _watched(self, stream: Any, trainer: "Trainer") -> AbstractContextManager[None]:
         job = self._job
         return watched(
             stream.ledger.progress,
@@ -201,7 +213,15 @@ class Supervisor:
             tell=job.watcher.note,
             stacks=self._directory / STACKS,
             stop=self._ask_to_stop if job.training.on_stall == "stop" else None,
+            end=partial(self._end, stream, trainer),
         )
+
+    def _end(self, stream: Any, trainer: "Trainer", why: str) -> None:
+        """End the attempt from another thread: whoever waits for a part of it gets an error."""
+        self._ended = why
+        trainer.abort()
+        for part in (stream.ledger, stream.board):  # which may hang themselves
+            ray.kill(part._actor)
 
     def _ask_to_stop(self) -> None:
         first, self._stopping = not self._stopping, True
@@ -334,6 +354,7 @@ class Trainer(TorchTrainer):
         if self._controller is not None:
             with suppress(ray.exceptions.RayError):
                 ray.get(self._controller.abort.remote(), timeout=ABORT_LIMIT_S)
+            ray.kill(self._controller)  # what is left of its workers ends with it
 
 
 def _train_processes(scaling: Any) -> dict[str, Processes]:

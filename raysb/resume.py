@@ -72,7 +72,10 @@ def reopen(path: Path, settings: tuple[str, ...]) -> Resumed:
 
 
 def check_resumable(job: TrainingJob, engine: str) -> None:
-    """See that a run can go on from its newest checkpoint; nothing is loaded or written.
+    """See that a run can go on from its newest checkpoint; nothing is written.
+
+    Whatever would refuse the checkpoint once the run is under way refuses it here, where its
+    directory is still as it was.
 
     Args:
         job: What it would train now, in its directory.
@@ -80,7 +83,8 @@ def check_resumable(job: TrainingJob, engine: str) -> None:
 
     Raises:
         RunDirectoryError: There is no checkpoint, or nothing is left to do.
-        ValueError: The checkpoint's pools are not those of this configuration.
+        ModelError: Its weights are of another model.
+        ValueError: Its pools or scores are not those of this configuration.
     """
     checkpoints = job.checkpoints(job.directory or Path())
     newest = checkpoints.newest()
@@ -90,12 +94,12 @@ def check_resumable(job: TrainingJob, engine: str) -> None:
             "first one (train.checkpoint_every, train.checkpoint_every_s). Start it anew with "
             f"`raysb train --config RUN_DIR/{CONFIG}` and another run.dir"
         )
-    stream = checkpoints.load_stream(newest)["stream"]
-    train = job.training
+    model, train = job.spec.task.build(job.spec.seed), job.training
+    found = checkpoints.load(newest, model)
+    stream, kind = found["stream"], found["learner"]["kind"]
     batch_size = train.batch_size * (train.max_workers if engine == "local" else 1)
     job.spec.check_identity(stream["counters"]["made_with"], batch_size)
-    kind = checkpoints.load_learner(newest)["kind"]
-    model = job.spec.task.build(job.spec.seed)
+    job.spec.ledger().load_state_dict(stream["ledger"])
     now = type(build_optimizer(model, train, job.optimizer)).__name__
     if now != kind:
         raise ValueError(

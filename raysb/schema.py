@@ -110,6 +110,14 @@ class Indexed(Protocol):
         """The rows at some positions of [start, stop), in their order."""
 
 
+@runtime_checkable
+class Arranged(Protocol):
+    """A `Source` whose orders follow from more than the seed and the number of rows."""
+
+    def arrangement(self) -> str:
+        """What else decides which row is where in an epoch: two that differ order rows apart."""
+
+
 def num_rows(batch: Mapping[str, npt.NDArray[np.generic]]) -> int:
     """Rows of a batch; 0 for one without columns."""
     return next((len(column) for column in batch.values()), 0)

@@ -1,15 +1,18 @@
 """Every kind of selector in a whole run: the local engine, the loader, a resume."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from torch import nn
 
 import raysb
 from raysb.local import LocalStream
 from raysb.losses import cross_entropy
-from raysb.schema import ID, POOL, PROBABILITY, WEIGHT
+from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHT, WEIGHTS_STEP
 from raysb.scoring.settings import Scoring
 from raysb.selection import SELECTORS, Adjustments
 from raysb.selection.scorer import PoolScoring
@@ -144,6 +147,44 @@ def test_the_loader_gives_the_batches_of_the_local_engine(kind) -> None:
     same = [np.array_equal(ours, step[ID]) for ours, step in zip(given, steps, strict=True)]
     assert all(same[: len(same) // 2]), "until a rounding of the sum tips a draw"
     assert np.mean(same) > 0.5
+
+
+# --- the loss that is ranked ---------------------------------------------------------------------
+
+
+def losses_of_both(dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every row trained the scorer's loss, the trainer's just before its step, and the age."""
+    spec = dataclasses.replace(
+        spec_of("selective_backprop"), scoring=Scoring(batch_size=POOL_ROWS, dtype=dtype)
+    )
+    stream, model = LocalStream(spec), net()
+    learner = Learner(spec.task, model, torch.optim.SGD(model.parameters(), 0.1))
+    rows = []
+    for batch in stream.iter_batches(batch_size=BATCH, epochs=EPOCHS, model=model):
+        assert model.training
+        own = spec.task.loss(model(batch["x"]), batch).detach()
+        age = stream.num_steps - batch[WEIGHTS_STEP]
+        real = batch[WEIGHT] > 0
+        rows.append([column[real].numpy().copy() for column in (batch[LOSS], own, age)])
+        learner.step(stream, batch, 1.0)
+    scored, own, age = map(np.concatenate, zip(*rows, strict=True))
+    return scored, own, age
+
+
+def test_the_scorers_loss_is_the_trainers_at_the_same_weights_to_1e_6() -> None:
+    """The scorer takes 64 rows at once in evaluation mode, the trainer 20 of several pools."""
+    scored, own, age = losses_of_both("float32")
+    same = age == 0
+    assert same.sum() > 300
+    np.testing.assert_allclose(scored[same], own[same], rtol=1e-6, atol=1e-6)
+    assert np.median(np.abs(scored - own)[age > 0]) > 1e-3  # of other weights it is another
+
+
+def test_in_bfloat16_the_scorer_ranks_rows_as_the_trainer_does() -> None:
+    scored, own, age = losses_of_both("bfloat16")
+    same = age == 0
+    assert np.abs(scored - own)[same].max() > 1e-4
+    assert spearmanr(scored[same], own[same]).statistic >= 0.999
 
 
 # --- what changes a selector's choice -----------------------------------------------------------

@@ -1,14 +1,17 @@
-"""What a run on Ray says before it starts; no cluster is needed for it."""
+"""What a run on Ray says before it starts and when it was ended; no cluster is needed for it."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
+from ray.train import RunConfig
 from torch import nn
 
 from raysb import Data, Scoring, SelectiveTrainer, Training, Uniform
+from raysb.errors import NonFiniteError, ResourceError
 from raysb.losses import cross_entropy
-from raysb.ray_engine import scorers_held_back
+from raysb.ray_engine import LostError, Supervisor, scorers_held_back
 
 ROWS = {"x": np.zeros((64, 3), np.float32), "label": np.zeros(64, np.int64)}
 
@@ -40,3 +43,38 @@ def test_scorers_that_the_bound_on_ages_has_no_work_for_are_told_of(number, boun
         assert found is not None
         assert re.search(told, found), found
     assert scorers_held_back(SelectiveTrainer(**common, selector=Uniform()).job) is None
+
+
+class Hung(Supervisor):
+    """A run that the watchdog ends in its first attempt, which dies of that or ends otherwise."""
+
+    attempts = 0
+    echo: Exception = LostError("the ledger has died")
+
+    def _attempt(self) -> Any:
+        self.attempts += 1
+        self._ended = "nothing has moved for 1200 s"
+        raise self.echo
+
+
+@pytest.mark.parametrize("echo", [Hung.echo, OSError("gone"), NonFiniteError("no")])
+def test_a_run_that_was_ended_for_hanging_is_not_started_again(tmp_path, echo) -> None:
+    trainer = SelectiveTrainer(
+        model=lambda: nn.Linear(3, 2),
+        loss=cross_entropy("label"),
+        datasets={"train": ROWS},
+        data=Data(inputs=("x",)),
+        training=Training(batch_size=8, use_gpu=False, max_failures=-1),
+    )
+    checkpoints = trainer.job.checkpoints(tmp_path / "run")
+    parts = {"learner": {}, "stream": {}, "history": None}
+    checkpoints.save(40, model=nn.Linear(3, 2), **parts)
+    hung = Hung(trainer.job, None, RunConfig(storage_path=str(tmp_path), name="run"))
+    hung.echo = echo
+    with pytest.raises(ResourceError) as caught:
+        hung._persist()
+    assert hung.attempts == 1
+    assert "nothing has moved for 1200 s; so the run was ended from outside" in str(caught.value)
+    assert f"step 40; mend what hangs, and `raysb train --resume {tmp_path}/run`" in str(
+        caught.value
+    )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from raysb.config import load
 from raysb.errors import RunDirectoryError
@@ -35,9 +36,10 @@ from raysb.selection import (
 )
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
-from raysb.training import checkpoint
+from raysb.training import checkpoint, checkpoints
 from raysb.training.audit import read_audit
 from raysb.training.checkpoints import Checkpoints
+from raysb.training.folder import Folder
 from raysb.training.settings import Evaluation, Training
 from raysb.training.spec import StreamSpec
 
@@ -125,35 +127,59 @@ def assert_same(one, other, at=""):
         assert one == other or (one != one and other != other), (at, one, other)
 
 
-def killed(folder, selector, place, count, **training):
-    """A run in a process of its own that is killed at the n-th of some place."""
+def _of_checkpoint(*args):
+    return os.path.basename(args[-1]).startswith("checkpoint_")
+
+
+# what a run dies in: the owner of a function, its name, and which calls of it count
+PLACES = {
+    "step": (torch.optim.SGD, "step", None),
+    "file": (checkpoint, "_lift", None),  # of arrays, before they are written
+    "disk": (checkpoints, "_sync", None),  # of four files, the manifest, and the folder they are in
+    "move": (os, "replace", _of_checkpoint),
+    "removal": (Checkpoints, "_remove", None),  # of one that is older than those kept
+    "half removed": (Folder, "join", lambda *args: len(args) == 2 and _of_checkpoint(*args)),
+}
+
+
+def killed(folder, selector, place, count, save=0, **training):
+    """A run in a process of its own, killed at the n-th call of a place since its k-th save began.
+
+    Args:
+        folder: Its directory.
+        selector: Of its rows.
+        place: One of `PLACES`.
+        count: n, counted from 1.
+        save: k; 0: since the run began.
+        **training: Settings.
+    """
     child = get_context("fork").Process(
-        target=_fit_and_die, args=(folder, selector, place, count), kwargs=training
+        target=_fit_and_die, args=(folder, selector, place, count, save), kwargs=training
     )
     child.start()
     child.join()
-    assert child.exitcode == (-signal.SIGKILL if count is not None else 0)
+    assert child.exitcode == -signal.SIGKILL
 
 
-def _fit_and_die(folder, selector, place, count, **training):
-    calls = 0
+def _fit_and_die(folder, selector, place, count, save, **training):
+    owner, name, counts = PLACES[place]
+    function, saved, calls, saves = getattr(owner, name), Checkpoints.save, 0, 0
 
-    def dying(function):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
+    def dying(*args, **kwargs):
+        nonlocal calls
+        calls += saves >= save and (counts is None or counts(*args))
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
 
-        return call
+    def counted(*args, **kwargs):
+        nonlocal calls, saves
+        saves += 1
+        calls = 0 if saves == save else calls
+        return saved(*args, **kwargs)
 
-    if place == "step":
-        torch.optim.SGD.step = dying(torch.optim.SGD.step)
-    elif place == "file":
-        checkpoint._lift = dying(checkpoint._lift)
-    else:
-        os.replace = dying(os.replace)
+    setattr(owner, name, dying)
+    Checkpoints.save = counted
     folder.mkdir(parents=True, exist_ok=True)
     fit_locally(job_in(folder, selector, **training))
     os._exit(0)
@@ -174,24 +200,62 @@ def whole(tmp_path_factory):
     return get
 
 
-# 20 kills at random steps, in the middle of writing files, and just before they are in place
 _random = random.Random(7)
+BEFORE_ANY = [("stale", "step", 3, 0), ("sb", "file", 40, 1)]  # these begin anew
+BETWEEN_SAVES = [
+    (name, "step", _random.randrange(1, 5), 1 + i % 4) for i, name in enumerate(SELECTORS)
+]
+IN_A_SAVE = [
+    (name, "file", _random.randrange(2, 96), 2 + i)
+    for i, name in enumerate(("sb", "stale", "budgeted"))
+]
+IN_A_SAVE += [  # files that are written, the manifest too, and all that is left is the move
+    *[("sb", "disk", 1, 2), ("stale", "disk", 3, 3), ("budgeted", "disk", 5, 4)],
+    *[("info_batch", "move", 1, 3), ("importance", "move", 1, 4)],
+]
+AFTER_THE_MOVE = [
+    ("budgeted", "disk", 6, 2),
+    ("sb", "removal", 1, 3),
+    ("stale", "half removed", 1, 3),
+]
+# runs of 52 and 48 steps: their last save takes the place of one of the same step
+AT_THE_END = [("sb", "move", 1, 14), ("sb", "move", 2, 14), ("stale", "disk", 6, 13)]
 KILLS = [
-    (name, place, _random.randrange(2, 26 if place == "step" else 40))
-    for name in ("sb", "stale", "uniform", "info_batch", "importance", "budgeted")
-    for place in ("step", "step", "file")
-] + [("sb", "move", 9), ("stale", "move", 20)]
+    *[(0, *kill) for kill in BEFORE_ANY],
+    *[(4 * kill[-1], *kill) for kill in BETWEEN_SAVES],
+    *[(4 * (kill[-1] - 1), *kill) for kill in IN_A_SAVE],
+    *[(4 * kill[-1], *kill) for kill in AFTER_THE_MOVE],
+    *[(4 * (kill[-1] - 1), *kill) for kill in AT_THE_END],
+]
 
 
-@pytest.mark.parametrize(("name", "place", "count"), KILLS)
+@pytest.mark.parametrize(("found", "name", "place", "count", "save"), KILLS)
 def test_a_run_killed_anywhere_and_resumed_equals_the_whole_one(
-    tmp_path, whole, name, place, count
+    tmp_path, whole, found, name, place, count, save
 ) -> None:
-    folder = tmp_path / "run"
-    killed(folder, SELECTORS[name], place, count)
-    fit_locally(job_in(folder, SELECTORS[name]))
+    """And does no step again that the checkpoint it finds, of step `found`, has behind it."""
+    folder, steps = tmp_path / "run", []
+    killed(folder, SELECTORS[name], place, count, save)
+    newest = Checkpoints(folder=str(folder)).newest()
+    assert (newest.step if newest else 0) == found
+    counting = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    try:
+        fit_locally(job_in(folder, SELECTORS[name]))
+    finally:
+        counting.remove()
+    assert len(steps) == whole(name)["counters"]["num_steps"] - found
     assert_same(left_behind(folder), whole(name))
     assert not list(folder.glob(".checkpoint*")) or place != "step"
+
+
+def test_most_kills_leave_a_checkpoint_and_fall_into_a_later_save() -> None:
+    """What the kills above are worth: a resume that does nothing would pass those that find 0."""
+    kills = [*BEFORE_ANY, *BETWEEN_SAVES, *IN_A_SAVE, *AFTER_THE_MOVE, *AT_THE_END]
+    assert len(kills) == len(KILLS) >= 20
+    assert {name for name, *_ in kills} == {*SELECTORS}
+    assert len(BEFORE_ANY) == 2
+    assert {save for *_, save in IN_A_SAVE} == {2, 3, 4}
+    assert {place for _, place, *_ in kills} == {*PLACES}
 
 
 EXTRAS = {"ema": 0.9, "patience": 2, "dtype": "bfloat16", "save_best": True, "clip_norm": 0.5}

@@ -36,7 +36,6 @@ from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 
 NAMES, BUDGETS, RATE, BATCH = ("uniform", "stale_sb", "sb"), (1.0, 2.0, 4.0), 0.05, 64
-MOST_AGE = 8  # of a score, in steps: with older ones beta 2 does not learn (delayed_scores.py)
 NET = partial(
     build_model,
     Model(name="cnn", norm="group", args={"channels": list(CHANNELS)}),
@@ -85,7 +84,7 @@ def run(
             schedule_axis="cost",
             use_gpu=False,
         ),
-        scoring=Scoring(num_actors=1, num_cpus=0.5, max_staleness_steps=MOST_AGE),
+        scoring=Scoring(num_actors=1, num_cpus=0.5),
         data=Data(augment="shift", num_readers=0 if selector.needs_scores else 1),
         run_config=RunConfig(storage_path=str(folder), name=f"{name}-{cost:g}-{seed}"),
         watcher=Clock(),
@@ -121,6 +120,17 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def head(record: dict[str, Any]) -> str:
+    """What was measured, where and by which command."""
+    on, versions = record["hardware"], ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    return (
+        "# Wall time on all cores\n\n"
+        f"{on['cores']} cores of {on['cpu']}, {on['memory_GiB']} GiB; `{record['command']}`, "
+        f"{record['date']}, commit {record['commit']}, {versions}, load before the start "
+        f"{record['load_before']}. Seconds from the first step to the last, medians over seeds."
+    )
+
+
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -132,7 +142,8 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.36, help="cost of a scored row")
     parser.add_argument("--out", type=Path, default=Path("pipelines/records"))
     args = parser.parse_args()
-    setup, runs, about = Setup(args.data, None, args.ratio), [], context(sys.argv[1:])
+    setup, runs = Setup(args.data, None, args.ratio), []
+    about = context(sys.argv[1:], "benchmarks/frontier_wall.py")
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, args.seeds + 1):
             for cost in map(float, args.budgets.split(",")):
@@ -143,10 +154,9 @@ def main() -> None:
                         ray.shutdown()
     args.out.mkdir(parents=True, exist_ok=True)
     name = args.out / f"frontier_wall_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
-    about["command"] = about["command"].replace("throughput", "frontier_wall")
     record = {"hardware": hardware(), **about, "runs": runs}
     name.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
-    name.with_suffix(".md").write_text(f"# Wall time on all cores\n\n{table(runs)}\n")
+    name.with_suffix(".md").write_text(f"{head(record)}\n\n{table(runs)}\n")
     print(table(runs))
 
 

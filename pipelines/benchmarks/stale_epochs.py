@@ -9,16 +9,16 @@ epoch; the median over the three cycles of a run. Written to `pipelines/records/
 
 import argparse
 import io
-import json
-import os
+import sys
 import time
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
+from bench import records
+from bench.measures import Measure, text_table
 from frontier_rows import load
 from PIL import Image
 
@@ -35,6 +35,12 @@ from raysb.training.learner import Learner
 from raysb.training.spec import StreamSpec
 
 EPOCHS, BATCH, ROWS = 9, 64, 10_000
+FIGURES = {
+    "rows_per_s": "rows offered per second of CPU time",
+    "decoded": "rows decoded",
+    "scored": "rows scored",
+    "trained": "rows trained",
+}
 
 
 class Encoded(ArraySource):
@@ -112,18 +118,17 @@ def main() -> None:
     parser.add_argument("--data", help="folder with parquet; by default 5,000 digits")
     parser.add_argument("--out", type=Path, default=Path("pipelines/records"))
     args = parser.parse_args()
+    about = records.context(sys.argv[1:], "benchmarks/stale_epochs.py")
     lines, kinds = measure(args.data), defaultdict(list)
     for line in lines:
-        kinds["refresh" if line["epoch"] % 3 == 0 else "between"].append(line)
-    text = ["| epochs | rows a second | decoded | scored | trained |", "|---|---|---|---|---|"]
-    for kind, found in kinds.items():
-        figures = [median(line[name] for line in found) for name in list(lines[0])[1:]]
-        text.append(f"| {kind} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
-    print("\n".join(text))
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = args.out / f"stale_epochs_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}"
-    name.with_suffix(".md").write_text("\n".join(text) + "\n")
-    name.with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")
+        kinds["epochs that refresh" if line["epoch"] % 3 == 0 else "epochs between"].append(line)
+    measures = [
+        Measure(part="A", name=f"{kind}: {figure}", values=[line[name] for line in found])
+        for kind, found in kinds.items()
+        for name, figure in FIGURES.items()
+    ]
+    records.write(args.out, "stale_epochs", measures, about, quick=False)
+    print(text_table(measures))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ not a gain in error: pipelines/benchmarks/frontier.py compares errors at equal c
 
 Labels look wrong where the chances that the net gave them fall into two groups with few rows
 between: at least 2 % of the rows beyond a valley whose density is a tenth below the lower peak.
-Without one, a run that mispredicts over 15 % of its rows at the last scoring says nothing about
-labels. Either way uniform training is recommended, not the preference of high losses.
+Without one, or where over 15 % are mispredicted that do not lie beyond it, a run says nothing about
+labels. A selector is recommended only where the labels look right and 90 % of the rows are easy;
+else, and without a history, uniform training is.
 
 All settings of `raysb train` are taken; `raysb train --help` lists them.
 """

@@ -33,6 +33,7 @@ class LossRing:
                 "nothing. Raise selector.history"
             )
         self.capacity = capacity
+        self._kept = 2 * capacity  # losses that are never fewer once there were as many
         self._losses: dict[int, Floats] = {}
         self._pools: list[int] = []  # ascending
         self._size = 0
@@ -51,11 +52,8 @@ class LossRing:
         self._remove(pool)
         finite = losses[np.isfinite(losses)][-self.capacity :].astype(np.float32)  # a copy
         if len(finite):
-            self._losses[pool] = finite
-            self._size += len(finite)
-            insort(self._pools, pool)
-        while self._pools and self._size - len(self._losses[self._pools[0]]) >= 2 * self.capacity:
-            self._remove(self._pools[0])
+            self._enter(pool, finite)
+        self._trim()
         self._window = None
 
     def window(self) -> Floats:
@@ -99,6 +97,15 @@ class LossRing:
     def metrics(self) -> dict[str, float]:
         """Losses in the window, and those kept besides for replays."""
         return {"num_losses": float(len(self)), "num_kept": float(self._size)}
+
+    def _trim(self) -> None:
+        while self._pools and self._size - len(self._losses[self._pools[0]]) >= self._kept:
+            self._remove(self._pools[0])
+
+    def _enter(self, pool: int, losses: Floats) -> None:
+        self._losses[pool] = losses
+        self._size += len(losses)
+        insort(self._pools, pool)
 
     def _remove(self, pool: int) -> None:
         held = self._losses.pop(pool, None)

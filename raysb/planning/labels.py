@@ -12,14 +12,19 @@ most half of the rows lie beyond it, and its depth is at least `LEAST_DEPTH`. Th
 epochs and the loss of the last scoring are both looked at, and the deeper valley is taken: of a net
 that has learned the wrong labels by heart only the mean still knows them.
 
-Without such a valley, a run that mispredicts more than `MOST_UNLEARNED` of its rows at their last
-scoring says nothing of labels: rows may be hard, or training too short, or Selective-Backprop has
-pushed the losses of right and wrong labels together, as it does where many are wrong.
+What the valley does not explain must be learned: where more than `MOST_UNLEARNED` of the rows are
+mispredicted at the last scoring and do not lie beyond it, as after a short run, whose losses fall
+into groups of their own, nothing is said of labels. Rows may be hard, or training too short, or
+Selective-Backprop has pushed the losses of right and wrong labels together, as it does where many
+are wrong. Nor is a class that is not learned yet, as a rare one, a group of wrong labels: where the
+labels are given, rows of a class that lies beyond the valley by more than half do not count.
+Without the labels that class cannot be told from wrong ones.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,53 +49,95 @@ class Labels:
         finding: `wrong`: many are; `unlearned`: cannot be told, too many rows are not learned;
             `right`: no sign of many wrong ones; `unknown`: no prediction was ever judged, or there
             are too few rows.
-        share: Of the rows beyond the valley; 0 without one.
-        depth: Of the valley, in [0, 1].
+        share: Of the rows that look wrong; 0 unless the finding is `wrong`.
+        depth: Of the valley before them, in [0, 1]; 0 unless the finding is `wrong`.
         unlearned: Share of the rows that the last scoring mispredicted.
+        easy: Share of the rows whose label had a chance of a half or more at the last scoring.
         num_rows: Rows with a finite loss.
+        by_class: Whether classes that are not learned were told from wrong labels.
+        unlearned_classes: Those of which more than half lies beyond the valley.
     """
 
     finding: Finding
     share: float = 0.0
     depth: float = 0.0
     unlearned: float = 0.0
+    easy: float = 0.0
     num_rows: int = 0
+    by_class: bool = False
+    unlearned_classes: tuple[int, ...] = ()
 
 
-def judge_labels(samples: Mapping[str, npt.NDArray[Any]], *, judged: bool = True) -> Labels:
+class Valley(NamedTuple):
+    """A valley in the chances of the labels."""
+
+    depth: float  # in [0, 1]; 0: there is none
+    share: float  # of the rows beyond it
+    loss: float  # at its bottom
+
+
+NO_VALLEY = Valley(0.0, 0.0, math.inf)
+
+
+def judge_labels(
+    samples: Mapping[str, npt.NDArray[Any]],
+    *,
+    judged: bool = True,
+    classes: npt.NDArray[np.int64] | None = None,
+) -> Labels:
     """Tell whether many labels are wrong.
 
     Args:
         samples: Columns `mean_loss`, `scored_loss` and `correct` of n ids, as `read_history` gives.
         judged: Whether predictions are right or wrong at all.
+        classes: [n], the label that each id has in the data; none: not known.
     """
     finite = np.isfinite(samples["mean_loss"]) & np.isfinite(samples["scored_loss"])
     count = int(finite.sum())
     if not judged or count < LEAST_ROWS:
         return Labels(finding="unknown", num_rows=count)
-    found = [find_valley(samples[name][finite]) for name in ("mean_loss", "scored_loss")]
-    depth, share = max(found)
     unlearned = float(1 - samples["correct"][finite].mean())
-    if depth >= LEAST_DEPTH:
-        finding: Finding = "wrong"
-    else:
-        finding, depth, share = ("unlearned" if unlearned > MOST_UNLEARNED else "right"), 0.0, 0.0
-    return Labels(finding=finding, share=share, depth=depth, unlearned=unlearned, num_rows=count)
+    easy = float((samples["scored_loss"][finite] <= math.log(2)).mean())
+    known = Labels(
+        finding="right",
+        unlearned=unlearned,
+        easy=easy,
+        num_rows=count,
+        by_class=classes is not None,
+    )
+    found = {name: find_valley(samples[name][finite]) for name in ("mean_loss", "scored_loss")}
+    name, valley = max(found.items(), key=lambda item: item[1])
+    if valley.depth >= LEAST_DEPTH and unlearned - valley.share <= MOST_UNLEARNED:
+        beyond = samples[name][finite] > valley.loss
+        whole = () if classes is None else _mostly_beyond(beyond, classes[finite])
+        if whole and classes is not None:
+            beyond &= ~np.isin(classes[finite], whole)
+        share, known = float(beyond.mean()), replace(known, unlearned_classes=whole)
+        if share >= LEAST_SHARE:
+            return replace(known, finding="wrong", share=share, depth=valley.depth)
+        return replace(known, finding="unlearned")
+    return replace(known, finding="unlearned" if unlearned > MOST_UNLEARNED else "right")
 
 
-def find_valley(losses: npt.NDArray[Any]) -> tuple[float, float]:
-    """The deepest valley in the chances of the labels.
+def _mostly_beyond(
+    beyond: npt.NDArray[np.bool_], classes: npt.NDArray[np.int64]
+) -> tuple[int, ...]:
+    """Classes of which more than half lies beyond: wrong labels are the lesser part of a class."""
+    names, of = np.unique(classes, return_inverse=True)
+    share = np.bincount(of, beyond) / np.bincount(of)
+    return tuple(int(name) for name in names[share > 0.5])
+
+
+def find_valley(losses: npt.NDArray[Any]) -> Valley:
+    """The deepest valley in the chances of the labels; `NO_VALLEY` without one.
 
     Args:
         losses: [n], finite, n at least 2; cross-entropies.
-
-    Returns:
-        Its depth in [0, 1], and the share of the losses beyond it; (0, 0) without one.
     """
     odds = np.log(np.expm1(np.clip(losses.astype(np.float64), _LOWEST, _HIGHEST)))
     width = _bandwidth(odds)
     if width == 0:
-        return 0.0, 0.0
+        return NO_VALLEY
     edges = np.linspace(odds.min() - 3 * width, odds.max() + 3 * width, _CELLS + 1)
     counts = np.histogram(odds, edges)[0]
     density = _smooth(counts.astype(np.float64), width / (edges[1] - edges[0]))
@@ -102,8 +149,9 @@ def find_valley(losses: npt.NDArray[Any]) -> tuple[float, float]:
     allowed = (edges[1:] >= 0) & (beyond >= LEAST_SHARE) & (beyond <= 0.5)
     deepest = int(np.argmax(np.where(allowed, depth, -1.0)))
     if not allowed[deepest] or depth[deepest] <= 0:
-        return 0.0, 0.0
-    return float(depth[deepest]), float(beyond[deepest])
+        return NO_VALLEY
+    bottom = float(np.logaddexp(0, edges[deepest + 1]))  # the loss with these odds
+    return Valley(float(depth[deepest]), float(beyond[deepest]), bottom)
 
 
 def _bandwidth(values: Doubles) -> float:

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from raysb.config import Config, kind_of
-from raysb.inspect_history.records import read_history
+from raysb.inspect_history.records import RunHistory, read_history
 from raysb.job import Silent, TrainingJob
 from raysb.planning.advice import FRONTIER, Line, Recommendation, line, recommend, verdict
 from raysb.planning.costs import Processors, RowCosts, best_split, gain_apart
@@ -15,6 +18,7 @@ from raysb.planning.labels import Labels, judge_labels
 from raysb.planning.measure import SECONDS, Measured, measure
 from raysb.planning.workloads import named, works_of
 from raysb.prepare import build_job, has_classes, open_data, resolve
+from raysb.schema import Ids, Source
 from raysb.selection import (
     SELECTORS,
     ImportanceSampling,
@@ -22,6 +26,7 @@ from raysb.selection import (
     Selector,
     StaleSelectiveBackprop,
 )
+from raysb.source.spans import ids_and_target
 from raysb.training.strategies import parallel_steps
 
 ON_CLEAN_DATA = {  # what may be recommended by cost: the methods of the frontier's headline
@@ -91,18 +96,37 @@ def plan(
         FileNotFoundError: There is no such directory, or no such data.
         ValueError: A setting cannot be used.
     """
-    labels = None if history is None else labels_of(Path(history), has_classes(config))
+    past = None if history is None else read_history(Path(history))  # before data are opened
     sources = open_data(config)
+    labels = None if past is None else labels_of(past, sources.train, config)
     config = resolve(replace(config, run=replace(config.run, loggers=())), sources)
     job = build_job(config, sources, Silent(), False)
     measured = measure(job, seconds=seconds)
     return predict(config, job, measured, labels)
 
 
-def labels_of(run: Path, classes: bool) -> Labels:
-    """What the history of a run says of its labels."""
-    history = read_history(run)
-    return judge_labels(history.samples, judged=classes and history.judged)
+def labels_of(history: RunHistory, source: Source, config: Config) -> Labels:
+    """What the history of a run says of its labels.
+
+    Args:
+        history: Of a run.
+        source: Rows that the labels of its ids are looked up in.
+        config: What the rows are.
+    """
+    if not has_classes(config) or not history.judged:
+        return judge_labels(history.samples, judged=False)
+    classes = _classes_of(history.samples["id"], source, config.data.target)
+    return judge_labels(history.samples, classes=classes)
+
+
+def _classes_of(ids: Ids, source: Source, target: str | None) -> npt.NDArray[np.int64] | None:
+    """The label of each id [n]; none where a row has not one integer, or an id is not there."""
+    there, labels = ids_and_target(source, target)
+    if labels is None or labels.dtype.kind == "f" or not len(there):
+        return None
+    by_id = np.argsort(there, kind="stable")
+    place = by_id[np.minimum(np.searchsorted(there, ids, sorter=by_id), len(there) - 1)]
+    return labels[place].astype(np.int64) if bool((there[place] == ids).all()) else None
 
 
 def predict(config: Config, job: TrainingJob, measured: Measured, labels: Labels | None) -> Plan:

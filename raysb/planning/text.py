@@ -4,16 +4,17 @@ import textwrap
 from collections.abc import Iterator
 
 from raysb.layout import aligned
-from raysb.planning.advice import FRONTIER, Line
+from raysb.planning.advice import DEPENDS, FRONTIER, PROBE, Line, Recommendation
 from raysb.planning.costs import Processors
 from raysb.planning.labels import Labels
 from raysb.planning.run import Plan
 
 WIDTH = 100
 MICRO = 1e6
-NO_HISTORY = (
-    "not looked at. Where many are wrong, high losses find these first: train some epochs "
-    "with --selector.min_probability 1, then give --history RUN_DIR."
+NO_HISTORY = "not looked at. Where many are wrong, high losses find these first."
+ALONE = (
+    "One class that is not learned yet would look the same, and the labels of the rows are not at "
+    "hand to tell: raysb history RUN_DIR --top 50 shows them."
 )
 
 
@@ -30,10 +31,25 @@ def lines(plan: Plan) -> Iterator[str]:
     if plan.split is not None and plan.split_gain is not None:
         yield from _wrapped(f"verdict: {_split(plan.split, plan.split_gain)}")
     yield from _wrapped("labels: " + (NO_HISTORY if plan.labels is None else _labels(plan.labels)))
-    yield f"recommended: {plan.recommended.flags}"
-    yield from _wrapped(f"  because {plan.recommended.why}")
-    yield from (f"  or try: {flags}" for flags in plan.recommended.others)
+    yield from _recommended(plan.recommended, plan)
     yield from _wrapped(FRONTIER)
+
+
+def _recommended(found: Recommendation, plan: Plan) -> Iterator[str]:
+    if found.cheapest is not None:
+        yield from _wrapped(f"cheapest epoch: {found.cheapest}")
+        yield from _wrapped(f"  takes {found.cheapest_takes:.2f} of uniform's; {DEPENDS}")
+    yield f"recommended: {found.flags}"
+    yield from _wrapped(f"  because {found.why}")
+    if found.cheapest is not None:
+        yield f"to find out: {PROBE}"
+        yield from _wrapped(
+            "  with these settings (it trains on every row and scores it: an epoch costs 1 + r = "
+            f"{1 + plan.costs.ratio:.2f} of uniform's), then raysb plan --history RUN_DIR"
+        )
+    if found.others:
+        yield "  or try, none of which was measured with wrong labels:"
+        yield from (f"    {flags}" for flags in found.others)
 
 
 def _wrapped(text: str) -> list[str]:
@@ -128,15 +144,20 @@ def _split(split: Processors, gain: float) -> str:
 
 def _labels(labels: Labels) -> str:
     if labels.finding == "wrong":
+        told = "" if labels.by_class else f" {ALONE}"
         return (
             f"about {labels.share:.1%} of {labels.num_rows:,} look wrong: their losses lie apart "
-            f"from those of the rest (depth of the valley {labels.depth:.2f})."
+            f"from those of the rest (depth of the valley {labels.depth:.2f}).{told}"
+        )
+    if labels.unlearned_classes:
+        return (
+            f"no sign of many wrong ones among {labels.num_rows:,} rows: what lies apart is one "
+            "class or some classes as a whole, which are not learned."
         )
     if labels.finding == "unlearned":
         return (
-            f"cannot be told: {labels.unlearned:.0%} of {labels.num_rows:,} rows are not learned, "
-            "and their losses lie among the others. Longer training, or one with "
-            "--selector.min_probability 1, tells."
+            f"cannot be told: {labels.unlearned:.0%} of {labels.num_rows:,} rows are not learned. "
+            "Longer training, or one with --selector.min_probability 1, tells."
         )
     if labels.finding == "right":
         return f"no sign of many wrong ones among {labels.num_rows:,} rows."

@@ -19,7 +19,7 @@ class Grant(NamedTuple):
     """Leave to score a pool."""
 
     weights_step: int  # score with the weights of this step
-    window: Floats  # [<= R] the last losses in pool order
+    window: Any  # the last losses in pool order, as the ring passes them on
     weights: Any = None  # where to find them, as the trainer told
     num_scored: int = 0  # rows that the run has scored so far
     fallen_back: bool = False  # score with the live model, in full precision and size
@@ -49,13 +49,13 @@ class PoolRecord(NamedTuple):
 
 
 class Ring(Protocol):
-    """The last R losses in pool order: `history.ring.LossRing`, handed in."""
+    """The last R losses in pool order: `LossRing` or `CountedRing`, handed in."""
 
     def record(self, pool: int, losses: Floats) -> None:
         """Add or replace a pool's losses."""
 
-    def window(self) -> Floats:
-        """The last R losses in pool order."""
+    def window(self) -> Any:
+        """The last R losses in pool order, in whatever form the selector ranks among them."""
 
     def state_dict(self) -> dict[str, Any]:
         """Plain arrays."""

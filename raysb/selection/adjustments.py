@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from raysb.schema import Ids, Selection
 from raysb.seeding import Draws
+from raysb.selection.checks import is_number, is_whole
 from raysb.selection.schedule import check_schedule, selects_in
 
 
@@ -53,10 +54,10 @@ class Adjustments:
 
     def __post_init__(self) -> None:
         check_schedule("Adjustments", self.start_epoch, self.end_epoch, self.whole_every)
-        if self.max_selected is not None and self.max_selected < 1:
+        if self.max_selected is not None and not is_whole(self.max_selected, 1):
             raise ValueError(
-                f"Adjustments(max_selected={self.max_selected}): must be at least 1, or none; with "
-                "0 nothing would ever be trained"
+                f"Adjustments(max_selected={self.max_selected!r}): must be a whole number of at "
+                "least 1, or none; with 0 nothing would ever be trained"
             )
         if self.max_selected is not None and self.max_selected <= self.start_epoch:
             raise ValueError(
@@ -65,8 +66,9 @@ class Adjustments:
                 "be above start_epoch"
             )
         for name in ("class_floor", "explore"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Adjustments({name}={getattr(self, name)!r}): must be in [0, 1]")
+            value = getattr(self, name)
+            if not is_number(value, lambda share: 0 <= share <= 1):
+                raise ValueError(f"Adjustments({name}={value!r}): must be a number in [0, 1]")
 
     @property
     def needs_classes(self) -> bool:

@@ -1,8 +1,7 @@
 """What every selector has in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from numbers import Integral
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from raysb.history.records import LossRecords
 from raysb.history.state import VERSION, check_state
 from raysb.schema import LOSS, Floats, Ids, Selection
 from raysb.seeding import Draws
+from raysb.selection.checks import is_number, is_whole
 from raysb.selection.distribution import LossDistribution
 from raysb.selection.preselection import Outlook, Preselection, all_scored
 
@@ -60,6 +60,11 @@ class Selector(ABC):
         Raises:
             ValueError: A score is not finite, or there are not as many as ids.
         """
+
+    @property
+    def counts_losses(self) -> bool:
+        """Whether it ranks among counts of losses, which is what it is sent then."""
+        return False
 
     @property
     def stalls_on_old_scores(self) -> bool:
@@ -151,9 +156,17 @@ class Selector(ABC):
             raise ValueError(f"{type(self).__name__}({given}): must be {allowed}")
 
     def _check_whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        self._check(whole and int(value) >= least, name, f"a whole number of at least {least}")
+        fits = is_whole(getattr(self, name), least)
+        self._check(fits, name, f"a whole number of at least {least}")
+
+    def _check_number(self, name: str, fits: Callable[[float], bool], allowed: str) -> None:
+        self._check(is_number(getattr(self, name), fits), name, allowed)
+
+    def _check_share(self, name: str) -> None:
+        self._check_number(name, lambda share: 0 < share <= 1, "a number above 0 and at most 1")
+
+    def _check_flag(self, name: str) -> None:
+        self._check(isinstance(getattr(self, name), bool), name, "True or False")
 
     def _finite(self, ids: Ids, scores: Floats | None) -> Floats:
         """The scores, one per id and all finite."""

@@ -53,7 +53,7 @@ class BudgetedSelection(Selector):
 
     def __post_init__(self) -> None:
         self._check_whole("rows_per_epoch", 1)
-        self._check(0 < self.uniform <= 1, "uniform", "above 0 and at most 1")
+        self._check_share("uniform")
         # the chances of an epoch: found once, not with each pool
         self._held: tuple[Outlook, Draws, npt.NDArray[np.float32]] | None = None
 

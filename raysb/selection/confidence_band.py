@@ -41,9 +41,10 @@ class ConfidenceBand(Selector):
     history: int = 1024
 
     def __post_init__(self) -> None:
-        self._check(0 < self.high <= 1, "high", "above 0 and at most 1")
-        self._check(0 <= self.low < self.high, "low", f"at least 0 and below high={self.high!r}")
-        self._check(self.history >= 1, "history", "at least 1")
+        self._check_share("high")
+        allowed = f"a number of at least 0 and below high={self.high!r}"
+        self._check_number("low", lambda low: 0 <= low < self.high, allowed)
+        self._check_whole("history", 1)
 
     def select(
         self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws

@@ -1,16 +1,27 @@
 """The empirical distribution of recent losses, and the rank of a loss in it."""
 
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from raysb.schema import Floats
+from raysb.selection.histogram import LossHistogram
 
 Ties: TypeAlias = Literal["mid", "strict"]
 TIES: tuple[Ties, ...] = ("mid", "strict")
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+
+
+class CountedWindow(NamedTuple):
+    """The last losses of a run where they are too many to be passed on one by one."""
+
+    earlier: LossHistogram  # of all but the newest
+    recent: Floats  # [m] the newest, oldest first
+
+
+Window: TypeAlias = Floats | CountedWindow  # the last losses in pool order, R of them or fewer
 
 
 class LossDistribution:
@@ -18,36 +29,51 @@ class LossDistribution:
 
     Args:
         losses: [R], oldest first (the order matters to `recent` alone), all finite.
+        earlier: Counts of losses before these, which R then counts too; ranks among them are exact
+            to a bin.
 
     Raises:
         ValueError: A loss is not finite: it would shift the ranks of all others.
     """
 
-    def __init__(self, losses: npt.NDArray[np.floating]) -> None:
+    def __init__(
+        self, losses: npt.NDArray[np.floating], earlier: LossHistogram | None = None
+    ) -> None:
         if not np.isfinite(losses).all():
             raise ValueError(
                 f"LossDistribution: {int((~np.isfinite(losses)).sum())} of {len(losses)} losses "
                 "are not finite; leave them out, as select_pool does"
             )
         self._losses = losses
+        self._earlier = earlier
 
     @classmethod
-    def merged(cls, window: Floats, own: Floats, capacity: int) -> "LossDistribution":
+    def merged(cls, window: Window, own: Floats, capacity: int) -> "LossDistribution":
         """The window after the whole pool was appended: what a deque of `capacity` would hold.
 
         Args:
-            window: float32 [<=R], the last losses before the pool, oldest first.
+            window: The last losses before the pool, oldest first, float32 [<=R]; or counts of them,
+                which the pool comes on top of: nothing tells which of those counted are the oldest.
             own: float32 [n], the finite losses of the pool itself.
             capacity: R, at least 1.
         """
+        if isinstance(window, CountedWindow):
+            return cls(np.concatenate([window.recent, own]), window.earlier)
         return cls(np.concatenate([window, own])[-capacity:])
+
+    def histogram(self) -> LossHistogram:
+        """All of the R losses, by their counts."""
+        counted = LossHistogram(self._losses)
+        if self._earlier is not None:
+            counted.merge(self._earlier)
+        return counted
 
     @cached_property
     def _sorted(self) -> npt.NDArray[np.floating]:
         return np.sort(self._losses)
 
     def __len__(self) -> int:
-        return len(self._losses)
+        return len(self._losses) + (0 if self._earlier is None else len(self._earlier))
 
     def cdf(self, losses: npt.NDArray[np.floating], ties: Ties = "mid") -> npt.NDArray[np.float64]:
         """Rank each loss among the R losses of the distribution.
@@ -95,7 +121,7 @@ class LossDistribution:
         return less / size, np.maximum(not_above, less + 1) / size
 
     def recent(self, count: int) -> npt.NDArray[np.floating]:
-        """The last `count` losses, or all where there are fewer, oldest first. [<=count]"""
+        """The last `count` losses, or all that are known one by one, oldest first. [<=count]"""
         return self._losses[max(len(self._losses) - count, 0) :]
 
     def _counts(
@@ -106,6 +132,8 @@ class LossDistribution:
         counts = np.empty((2, len(losses)), np.int64)
         for row, side in zip(counts, _SIDES, strict=True):
             row[ascending] = np.searchsorted(self._sorted, losses[ascending], side=side)
+        if self._earlier is not None:
+            counts += self._earlier.counts(losses)
         return counts[0], counts[1]
 
     def _require_losses(self, method: str) -> None:

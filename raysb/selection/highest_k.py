@@ -38,7 +38,7 @@ class HighestK(Selector):
     fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        self._check(0 < self.fraction <= 1, "fraction", "above 0 and at most 1")
+        self._check_share("fraction")
 
     def select(
         self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws

@@ -1,13 +1,15 @@
 """The distribution of very many losses in 21 kB, of any number of parts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raysb.history.state import VERSION, check_state
-from raysb.selection.distribution import Ties
+
+if TYPE_CHECKING:
+    from raysb.selection.distribution import Ties
 
 SMALLEST, LARGEST = 2.0**-27, 2.0**14  # 7.5e-9 and 16,384
 _PER_OCTAVE = 5  # in bits: 32 bins between x and 2 x
@@ -106,7 +108,9 @@ class LossHistogram:
             counts += np.bincount(bins_of(losses[start : start + _CHUNK]), minlength=NUM_BINS)
         return counts
 
-    def cdf(self, losses: npt.NDArray[np.floating], ties: Ties = "mid") -> npt.NDArray[np.float64]:
+    def cdf(
+        self, losses: npt.NDArray[np.floating], ties: "Ties" = "mid"
+    ) -> npt.NDArray[np.float64]:
         """Rank each loss among the R losses, to the exactness of a bin.
 
         mid:    (#in lower bins + #in the same bin / 2) / R
@@ -123,9 +127,21 @@ class LossHistogram:
             ValueError: The histogram is empty.
         """
         size = self._size("cdf")
-        not_above = np.cumsum(self._counts)
-        rank = not_above - (self._counts if ties == "strict" else self._counts / 2)
-        return (rank / size)[bins_of(losses)]
+        less, not_above = self.counts(losses)
+        return less / size if ties == "strict" else (less + not_above) / (2 * size)
+
+    def counts(
+        self, losses: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """#in lower bins, and with those in the same bin, of each loss. int64 [n] each"""
+        not_above, bins = np.cumsum(self._counts), bins_of(losses)
+        return (not_above - self._counts)[bins], not_above[bins]
+
+    def copy(self) -> "LossHistogram":
+        """Another one of the same losses."""
+        other = LossHistogram()
+        other.merge(self)
+        return other
 
     def bin_mass(self, losses: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Share of the R losses in the bin of each loss: the bound of what `cdf` is off by.

@@ -72,13 +72,14 @@ class ImportanceSampling(Selector):
     at: str | None = None
 
     def __post_init__(self) -> None:
-        threshold = self.tau_threshold
-        self._check(1 <= self.presample < math.inf, "presample", "a finite number, at least 1")
-        fits = threshold is None or 0 <= threshold < math.inf
-        self._check(fits, "tau_threshold", "a finite number of at least 0, or none")
-        self._check(-math.inf < self.exponent <= 1, "exponent", "a finite number, at most 1")
+        self._check_number("presample", lambda m: 1 <= m < math.inf, "a finite number, at least 1")
+        if self.tau_threshold is not None:
+            allowed = "a finite number of at least 0, or none"
+            self._check_number("tau_threshold", lambda tau: 0 <= tau < math.inf, allowed)
+        self._check_number("exponent", lambda e: -math.inf < e <= 1, "a finite number, at most 1")
         self._check_whole("history", 2 * CHUNK)
-        self._check(self.at is None or bool(self.at), "at", "the name of a module, or none")
+        named = isinstance(self.at, str) and bool(self.at)
+        self._check(self.at is None or named, "at", "the name of a module, or none")
 
     @property
     def threshold(self) -> float:

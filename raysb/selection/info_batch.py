@@ -54,8 +54,10 @@ class InfoBatch(Selector):
     anneal: float = 0.125
 
     def __post_init__(self) -> None:
-        self._check(0 <= self.prune_ratio < 1, "prune_ratio", "at least 0 and below 1")
-        self._check(0 <= self.anneal <= 1, "anneal", "in [0, 1]")
+        self._check_number(
+            "prune_ratio", lambda r: 0 <= r < 1, "a number of at least 0 and below 1"
+        )
+        self._check_number("anneal", lambda share: 0 <= share <= 1, "a number in [0, 1]")
 
     def outlook(self, known: LossRecords, epoch: int, epochs: int) -> Outlook | None:
         """Find the ids below the mean; `None` in epochs in which every row is kept."""

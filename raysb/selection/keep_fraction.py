@@ -56,7 +56,7 @@ class KeepFraction(Selector):
     whole_every: int = 0
 
     def __post_init__(self) -> None:
-        self._check(0 < self.fraction <= 1, "fraction", "above 0 and at most 1")
+        self._check_share("fraction")
         check_schedule(type(self).__name__, self.start_epoch, self.end_epoch, self.whole_every)
 
     def select(

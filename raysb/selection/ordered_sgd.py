@@ -43,8 +43,8 @@ class OrderedSGD(Selector):
     minibatch: int = 64
 
     def __post_init__(self) -> None:
-        self._check(0 < self.fraction <= 1, "fraction", "above 0 and at most 1")
-        self._check(self.minibatch >= 1, "minibatch", "at least 1")
+        self._check_share("fraction")
+        self._check_whole("minibatch", 1)
 
     def select(
         self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws

@@ -47,10 +47,10 @@ class RankSampling(Selector):
     history: int = 1024
 
     def __post_init__(self) -> None:
-        self._check(0 < self.fraction <= 1, "fraction", "above 0 and at most 1")
-        self._check(1 <= self.pressure < math.inf, "pressure", "a finite number, at least 1")
-        self._check(self.decay_epochs >= 0, "decay_epochs", "at least 0")
-        self._check(self.history >= 1, "history", "at least 1")
+        self._check_share("fraction")
+        self._check_number("pressure", lambda s: 1 <= s < math.inf, "a finite number, at least 1")
+        self._check_whole("decay_epochs", 0)
+        self._check_whole("history", 1)
 
     def select(
         self, ids: Ids, scores: Floats | None, distribution: LossDistribution | None, draws: Draws

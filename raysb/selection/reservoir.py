@@ -9,6 +9,7 @@ import numpy.typing as npt
 from raysb.history.state import VERSION, check_state
 from raysb.schema import Floats, Ids
 from raysb.seeding import Draws
+from raysb.selection.checks import is_whole
 
 _CHUNK = 1 << 16  # rows entered at once: the sorting that finds repeated ids stays in the cache
 
@@ -42,7 +43,7 @@ class WeightedReservoir:
         draws: Random numbers; another epoch samples others.
 
     Raises:
-        ValueError: `capacity` is below 1.
+        ValueError: `capacity` is no whole number of at least 1.
 
     References:
         P. Efraimidis, P. Spirakis: Weighted random sampling with a reservoir, Information
@@ -50,8 +51,10 @@ class WeightedReservoir:
     """
 
     def __init__(self, capacity: int, draws: Draws) -> None:
-        if capacity < 1:
-            raise ValueError(f"WeightedReservoir(capacity={capacity}): must be at least 1")
+        if not is_whole(capacity, 1):
+            raise ValueError(
+                f"WeightedReservoir(capacity={capacity!r}): must be a whole number of at least 1"
+            )
         self.capacity = capacity
         self.draws = draws
         self._ids = np.zeros(0, np.int64)  # best first; one more than k, which is the threshold

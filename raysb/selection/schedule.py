@@ -1,5 +1,7 @@
 """In which epochs there is selection, and in which every row is trained."""
 
+from raysb.selection.checks import is_whole
+
 
 def check_schedule(owner: str, start: int, end: int | None, whole_every: int) -> None:
     """Refuse epochs in which nothing could ever be selected.
@@ -7,17 +9,17 @@ def check_schedule(owner: str, start: int, end: int | None, whole_every: int) ->
     Raises:
         ValueError: `start_epoch`, `end_epoch` or `whole_every` is out of its range.
     """
-    if start < 0:
-        raise ValueError(f"{owner}(start_epoch={start}): must be at least 0")
-    if end is not None and end <= start:
+    if not is_whole(start, 0):
+        raise ValueError(f"{owner}(start_epoch={start!r}): must be a whole number of at least 0")
+    if end is not None and not is_whole(end, start + 1):
         raise ValueError(
-            f"{owner}(end_epoch={end}): must be above start_epoch={start}, or none; every epoch "
-            "would be trained whole"
+            f"{owner}(end_epoch={end!r}): must be a whole number above start_epoch={start}, or "
+            "none; else every epoch would be trained whole"
         )
-    if whole_every < 0 or whole_every == 1:
+    if not is_whole(whole_every, 0) or whole_every == 1:
         raise ValueError(
-            f"{owner}(whole_every={whole_every}): must be 0, for never, or at least 2; with 1 "
-            "every epoch would be trained whole"
+            f"{owner}(whole_every={whole_every!r}): must be a whole number, 0 for never or at "
+            "least 2; with 1 every epoch would be trained whole"
         )
 
 

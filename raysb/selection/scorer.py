@@ -19,7 +19,6 @@ from raysb.schema import (
     POOL,
     STREAM_COLUMNS,
     Batch,
-    Floats,
     Ids,
     PoolScores,
     Selection,
@@ -34,6 +33,7 @@ from raysb.scoring.scores import Score
 from raysb.seeding import Draws
 from raysb.selection.adjustments import UNCHANGED, Adjustments
 from raysb.selection.base import Selector
+from raysb.selection.distribution import Window
 from raysb.selection.stage import Adjust, select_pool
 from raysb.selection.unscored import put_together, set_apart
 from raysb.task import Task
@@ -118,7 +118,7 @@ class PoolScoring:
         model: nn.Module,
         batch: Batch,
         *,
-        window: Floats,
+        window: Window,
         weights_step: int,
         epoch: int,
         pool_rows: int | None = None,
@@ -132,7 +132,7 @@ class PoolScoring:
         Args:
             model: With the weights of `weights_step`.
             batch: The pool's rows, with `id` and `pool`.
-            window: The last scores in pool order, [<= R].
+            window: The last scores in pool order, [<= R] or counts.
             weights_step: Optimizer steps behind the model's weights.
             epoch: Epoch of the pool, which keys the draws.
             pool_rows: Rows of the pool, those that were not read among them; by default n.

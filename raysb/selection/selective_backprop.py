@@ -11,7 +11,6 @@ from raysb.schema import Floats, Ids, Selection
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
 from raysb.selection.distribution import TIES, LossDistribution, Ties
-from raysb.selection.histogram import LossHistogram
 from raysb.selection.target import recent_enough, solve_beta
 
 Cdf = Literal["exact", "histogram"]
@@ -32,6 +31,9 @@ class SelectiveBackprop(Selector):
         min_probability: s, the least chance of any row, in [0, 1].
         history: R, losses in the distribution, at least 1. The 95 % error of an empirical
             distribution is .042 at 1,024 and .019 at 5,000 (Dvoretzky, Kiefer, Wolfowitz).
+            It should be at least the rows of a pool: of a larger pool the last R rows alone make
+            the distribution, so that what is picked depends on their order, and the fraction kept
+            is not `expected_fraction`.
         warmup_epochs: Epochs at the start in which every row is selected while the history fills.
         ties: "mid" ranks a loss by (#less + #equal / 2) / R; "strict" by #less / R as the original
             code, with which data whose losses are all equal is never selected again.
@@ -40,8 +42,9 @@ class SelectiveBackprop(Selector):
             distribution, ranked in all of it, are kept at this share. When losses fall, new ones
             rank low among the old, and a fixed beta keeps ever fewer.
         cdf: "exact" ranks among the R losses themselves; "histogram" among their counts in
-            log-spaced bins, with ranks off by at most half the share of a bin (`LossHistogram`):
-            faster from a million losses on, slower below.
+            log-spaced bins, with ranks off by at most half the share of a bin (`LossHistogram`).
+            Scorers are then sent 21 kB whatever R is, and rank in a time that does not grow with
+            it; the window is of whole pools, the fewest that hold R losses.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -63,15 +66,21 @@ class SelectiveBackprop(Selector):
     cdf: Cdf = "exact"
 
     def __post_init__(self) -> None:
-        target = self.target_fraction
-        self._check(0 < self.beta < math.inf, "beta", "a finite number above 0")
-        self._check(0 <= self.min_probability <= 1, "min_probability", "in [0, 1]")
+        self._check_number("beta", lambda beta: 0 < beta < math.inf, "a finite number above 0")
+        self._check_number("min_probability", lambda s: 0 <= s <= 1, "a number in [0, 1]")
         self._check_whole("history", 1)
-        self._check(self.warmup_epochs >= 0, "warmup_epochs", "at least 0")
+        self._check_whole("warmup_epochs", 0)
         self._check(self.ties in TIES, "ties", " or ".join(map(repr, TIES)))
-        fits = target is None or self.min_probability < target < 1
-        self._check(fits, "target_fraction", "above min_probability and below 1, or none")
+        if self.target_fraction is not None:
+            floor = self.min_probability
+            allowed = "a number above min_probability and below 1, or none"
+            self._check_number("target_fraction", lambda share: floor < share < 1, allowed)
         self._check(self.cdf in get_args(Cdf), "cdf", " or ".join(map(repr, get_args(Cdf))))
+
+    @property
+    def counts_losses(self) -> bool:
+        """With `cdf="histogram"`."""
+        return self.cdf == "histogram"
 
     @property
     def stalls_on_old_scores(self) -> bool:
@@ -92,7 +101,7 @@ class SelectiveBackprop(Selector):
         self, losses: Floats, distribution: LossDistribution
     ) -> npt.NDArray[np.float64]:
         """P of each loss after the warm-up. float64 [n] in [s, 1]."""
-        ranked = distribution if self.cdf == "exact" else self._binned(distribution)
+        ranked = distribution if self.cdf == "exact" else distribution.histogram()
         rank, beta = ranked.cdf(losses, self.ties), self.beta
         if self.target_fraction is not None:
             recent = distribution.recent(recent_enough(len(losses), len(distribution)))
@@ -101,9 +110,6 @@ class SelectiveBackprop(Selector):
             ranks = rank if np.array_equal(recent, losses) else ranked.cdf(recent, self.ties)
             beta = solve_beta(ranks, self.min_probability, self.target_fraction)
         return np.maximum(self.min_probability, rank**beta)
-
-    def _binned(self, distribution: LossDistribution) -> LossHistogram:
-        return LossHistogram(distribution.recent(len(distribution)))
 
     def expected_fraction(self) -> float:
         """Share of rows that is kept after the warm-up if losses are continuous and stationary.

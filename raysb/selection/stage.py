@@ -22,7 +22,7 @@ from raysb.schema import (
 )
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
-from raysb.selection.distribution import LossDistribution
+from raysb.selection.distribution import LossDistribution, Window
 
 Adjust: TypeAlias = Callable[[Selection, Ids, npt.NDArray[np.int64]], Selection]
 
@@ -43,7 +43,7 @@ def select_pool(
     *,
     correct: npt.NDArray[np.uint8] | None = None,
     scores: Floats | None = None,
-    window: Floats,
+    window: Window,
     draws: Draws,
     weights_step: int,
     adjust: Adjust | None = None,
@@ -59,7 +59,7 @@ def select_pool(
         losses: float32 [n]; `None` for a selector that needs no scores.
         correct: uint8 [n] where the task has a right answer.
         scores: float32 [n], what is ranked; by default the losses.
-        window: float32 [<=R], the scores of the run before this pool, in pool order.
+        window: The scores of the run before this pool, in pool order, float32 [<=R] or counts.
         draws: Random numbers of the pool's epoch.
         weights_step: Optimizer steps behind the weights that scored the pool.
         adjust: Changes the selection among the rows with finite scores, given their ids and their
@@ -98,7 +98,7 @@ def select_pool(
 
 
 def _select(
-    selector: Selector, ids: Ids, losses: Floats, window: Floats, draws: Draws
+    selector: Selector, ids: Ids, losses: Floats, window: Window, draws: Draws
 ) -> Selection:
     merged = LossDistribution.merged(window, losses, selector.history or len(losses))
     return selector.select(ids, losses, merged, draws)

@@ -54,6 +54,7 @@ class StaleSelectiveBackprop(SelectiveBackprop):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_whole("refresh_every", 1)
+        self._check_flag("staggered")
 
     def outlook(self, known: LossRecords, epoch: int, epochs: int) -> Outlook | None:
         """Turn the last loss of every id into its chance; `None` where all rows are scored."""

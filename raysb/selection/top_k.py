@@ -35,6 +35,14 @@ def top_k(
     last = np.partition(values, len(values) - count)[len(values) - count]
     above, level = np.flatnonzero(values > last), np.flatnonzero(values == last)
     places = count - len(above)
-    by_lot = np.lexsort((ids[level], draws.uniform(ids[level])))
-    rows = np.sort(np.concatenate([above, level[by_lot[:places]]]))
+    drawn = level[_smallest(draws.uniform(ids[level]), places, ids[level])]
+    rows = np.sort(np.concatenate([above, drawn]))
     return rows, np.where(values[rows] == last, places / len(level), 1.0)
+
+
+def _smallest(lot: npt.NDArray[np.float64], count: int, ids: Ids) -> npt.NDArray[np.int64]:
+    """The rows of the smallest draws, level ones by id; none is put in order, as a sort would."""
+    last = np.partition(lot, count - 1)[count - 1]
+    before, level = np.flatnonzero(lot < last), np.flatnonzero(lot == last)
+    by_id = level[np.argsort(ids[level])]
+    return np.concatenate([before, by_id[: count - len(before)]])

@@ -17,7 +17,6 @@ from raysb.schema import (
     WEIGHT,
     WEIGHTS_STEP,
     Batch,
-    Floats,
     Ids,
     concatenate,
     num_rows,
@@ -25,6 +24,7 @@ from raysb.schema import (
 )
 from raysb.seeding import Draws
 from raysb.selection.base import Selector
+from raysb.selection.distribution import CountedWindow, Window
 
 _OURS = (LOSS, WEIGHTS_STEP, PROBABILITY, WEIGHT)
 
@@ -44,7 +44,7 @@ class Apart(NamedTuple):
 
 
 def set_apart(
-    batch: Batch, selector: Selector, *, window: Floats, draws: Draws, weights_step: int
+    batch: Batch, selector: Selector, *, window: Window, draws: Draws, weights_step: int
 ) -> Apart:
     """Part a pool into rows to score and rows to train unscored.
 
@@ -52,7 +52,7 @@ def set_apart(
         batch: The pool's rows; where rows were drawn before they were read, with the columns of
             `Preselection.columns`.
         selector: Whose `to_score` is asked about the rows that were not.
-        window: float32 [<= R], the last scores before the pool.
+        window: The last scores before the pool, float32 [<= R] or counts.
         draws: Random numbers of the pool's epoch.
         weights_step: Of the weights with which the pool is scored: rows that are left out now
             are as young as if they were.
@@ -66,7 +66,8 @@ def set_apart(
     }
     positions = np.flatnonzero(np.isnan(ours[PROBABILITY].astype(np.float32, copy=False)))
     ids = batch[ID].astype(np.int64, copy=False)
-    asked = selector.to_score(ids[positions], window, draws)
+    recent = window.recent if isinstance(window, CountedWindow) else window
+    asked = selector.to_score(ids[positions], recent, draws)
     if asked is not None:
         left_out = np.delete(positions, asked)
         ours[PROBABILITY][left_out] = 1.0

@@ -40,6 +40,10 @@ class DecodedSource(ABC):
         """The rows at some positions of [start, stop); no other is decoded."""
         return self._decoded(self._rows.read_some(epoch, start, stop, rows))
 
+    def arrangement(self) -> str:
+        """What decides, beside the seed, which row is where in an epoch."""
+        return self._rows.arrangement()
+
     def _decoded(self, batch: Batch) -> Batch:
         return decode_columns(batch, self._formats, self._placed(batch.pop(PLACE)))
 

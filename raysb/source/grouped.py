@@ -3,6 +3,7 @@
 Groups are permuted every epoch, and rows are shuffled within windows of several groups.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ class GroupedSource:
     ) -> Batch:
         """The rows at some positions of [start, stop), ascending, as loaded."""
         return concatenate([take(*piece) for piece in self._pieces(epoch, start, stop, rows)])
+
+    def arrangement(self) -> str:
+        """Groups of a window, and a digest of the groups' sizes."""
+        sizes = hashlib.sha256(self._group_rows.tobytes()).hexdigest()[:16]
+        return f"{self._window} of {len(self._group_rows)} groups at once, of sizes {sizes}"
 
     def _pieces(
         self, epoch: int | None, start: int, stop: int, rows: npt.NDArray[np.int64] | None

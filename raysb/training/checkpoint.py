@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from raysb.errors import ModelError, RaysbError, RunDirectoryError
@@ -77,17 +78,18 @@ def load(folder: Path, *, model: nn.Module) -> dict[str, Any]:
     """Load the model's weights in place; return `learner`, `stream` and `history` as saved.
 
     Raises:
-        ModelError: The frozen part of the model is not that of the run.
+        ModelError: The model is another one than the run's: names, shapes, dtypes, frozen part.
         RunDirectoryError: A file is damaged; the message names it.
     """
-    with _reading(folder / MODEL) as file:
-        frozen_digest(file)  # whether it is safetensors at all
+    averaged = (folder / AVERAGED).is_file()
+    for name in (MODEL, AVERAGED) if averaged else (MODEL,):
+        _check_tensors(model, folder / name)
+    learner, rest = load_learner(folder), load_stream(folder)
     load_trained(model, folder / MODEL)
-    learner = load_learner(folder)
-    if (folder / AVERAGED).is_file():
+    if averaged:
         learner["average"] = copy.deepcopy(model)
         load_trained(learner["average"], folder / AVERAGED)
-    return {"learner": learner, **load_stream(folder)}
+    return {"learner": learner, **rest}
 
 
 def load_learner(folder: Path) -> dict[str, Any]:
@@ -111,6 +113,8 @@ def load_stream(folder: Path) -> dict[str, Any]:
     with _reading(folder / STREAM) as file:
         tree = json.loads(file.read_text())
         _check_version(file, tree["version"])
+        if missing := {"stream", "history"} - tree.keys():
+            raise KeyError(f"no {', '.join(sorted(missing))}")
     with _reading(folder / HISTORY) as file, np.load(file, allow_pickle=False) as arrays:
         try:
             lowered = _lower(tree, arrays)
@@ -202,6 +206,37 @@ def load_trained(model: nn.Module, path: Path) -> None:
         )
     for name, tensor in own.items():
         tensor.copy_(saved[name])
+
+
+def _check_tensors(model: nn.Module, path: Path) -> None:
+    """Refuse what torch would cast, or tell of without the file's name; nothing is loaded."""
+    with _reading(path), safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        saved = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
+        whole = FROZEN not in (file.metadata() or {})
+    state = model.state_dict()
+    own = {name: _kind(tensor) for name, tensor in state.items()}
+    differ = [
+        f"{name} is {kind} there and {own.get(name, 'none')} here"
+        for name, kind in saved.items()
+        if own.get(name) != kind
+    ]
+    if whole:  # of tied weights it holds one
+        held = {state[name].data_ptr() for name in saved.keys() & state.keys()}
+        absent = own.keys() - saved.keys()
+        differ += [f"{n} is not there" for n in sorted(absent) if state[n].data_ptr() not in held]
+    if differ:
+        raise ModelError(
+            f"{path}: does not fit {type(model).__name__}: {'; '.join(differ[:4])}. Nothing was "
+            "loaded; build the model with the model.* of the run, and convert no files of it"
+        )
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Dtype and shape as safetensors writes them: F32 [3, 2]."""
+    head = to_bytes({"": torch.empty(0, dtype=tensor.dtype)})
+    dtype = json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])[""]["dtype"]
+    return f"{dtype} {list(tensor.shape)}"
 
 
 def frozen_digest(path: Path) -> str | None:

@@ -109,6 +109,9 @@ class Loop:
             if self._stopping.over:
                 break
         batches.close()  # before the end is saved, also where training ends early
+        if self._resumed:  # nothing was left to train, but lines since the checkpoint are undone
+            self._record("resume")
+            self._resumed = False
         if not self._interrupted():
             self._end_epochs()
             if self._evaluated_at != stream.num_steps:

@@ -103,7 +103,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {**_OVER_THE_REST, "step": step}
 
 def check_schedule(kind: str, args: Mapping[str, Any]) -> None:
     """Raise `ValueError` if `factor` does not take this kind with these arguments."""
-    if kind not in SCHEDULES:
+    if not isinstance(kind, str) or kind not in SCHEDULES:
         raise ValueError(f"train.schedule={kind!r}: {unknown(str(kind), SCHEDULES)}")
     own = {name: value for name, value in args.items() if name != "warmup"}
     _check_names(kind, own)

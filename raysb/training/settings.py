@@ -62,6 +62,7 @@ class Training:
         clip_norm: Bound on the norm of the gradient, above 0; `none` leaves it.
         dtype: Of the forward pass in training: float32, or bfloat16 (autocast; weights, losses and
             the optimizer stay float32). Scorers have scoring.dtype, evaluations are in float32.
+            bfloat16 not with pipeline.
         ema: Decay of an exponential moving average of the weights, above 0 and below 1; where there
             is one, it is evaluated, and model.safetensors holds it, while scorers get the weights
             themselves. Not with fsdp or pipeline.
@@ -89,7 +90,8 @@ class Training:
         max_failures: Restarts of the worker group before the run gives up; -1 never does.
         stall_after_s: Seconds without a scored pool or a step after which a run on Ray counts as
             stalled: it says who waits for whom; `none` never.
-        on_stall: `report` it only, or `stop` the run with a checkpoint too.
+        on_stall: `report` it only, or `stop` the run with a checkpoint too; if it has not stopped
+            after the same time again, it is ended from outside.
         audit: Write ids, probability, weight and weights_step of every step.
         num_threads: Threads of torch in each process; 0 leaves torch's choice.
         statistics: What `raysb prune` may need of training, added up while it goes on: activation,
@@ -230,7 +232,8 @@ class Training:
         given, kinds = f"train.statistics={self.statistics!r}", ", ".join(STATISTICS)
         if not isinstance(self.statistics, list | tuple):
             raise TypeError(f"{given}: must be a list of {kinds}; [] for none")
-        if set(self.statistics) - {*STATISTICS} or len({*self.statistics}) < len(self.statistics):
+        named = [each for each in STATISTICS if each in self.statistics]
+        if len(named) < len(self.statistics):
             raise ValueError(f"{given}: must be a list of {kinds}, each named once; [] for none")
         object.__setattr__(self, "statistics", tuple(self.statistics))
         if self.statistics and (self.compile or self.strategy not in (SINGLE, DDP)):

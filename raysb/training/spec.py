@@ -11,7 +11,7 @@ from torch import nn
 
 from raysb.history.ring import LossRing
 from raysb.losses import CrossEntropy
-from raysb.schema import ID, LOSS, Batch, Indexed, Source
+from raysb.schema import ID, LOSS, Arranged, Batch, Indexed, Source
 from raysb.scoring.agreement import Audits, audit_every
 from raysb.scoring.ledger import Ledger
 from raysb.scoring.limits import Limits, limits_as_grown
@@ -21,6 +21,7 @@ from raysb.scoring.scores import Score
 from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop, Selector, Uniform
 from raysb.selection.adjustments import UNCHANGED, Adjustments
+from raysb.selection.counted import CountedRing
 from raysb.selection.scorer import PoolScoring
 from raysb.source.augment import Augmentation, augment, none
 from raysb.source.irreducible import IrreducibleLosses
@@ -225,6 +226,7 @@ class StreamSpec:
             "scorer": self._scorer() if self.scored else None,
             "selector": repr(self.selector) if self.selector.preselects else None,
             "ids": self._some_ids(),
+            "order": self.source.arrangement() if isinstance(self.source, Arranged) else None,
         }
 
     def _scorer(self) -> str:
@@ -254,12 +256,13 @@ class StreamSpec:
         mine = self.identity(batch_size)
         keys = {
             "num_rows": "the rows of data.train",
+            "score": "selector.kind or scoring.score",
             "pool_rows": "scoring.batch_size" if self.scored else "train.batch_size",
             "seed": "run.seed",
-            "score": "selector.kind or scoring.score",
             "scorer": "scoring.proxy, scoring.dtype and scoring.image_scale",
             "selector": "selector.*",
             "ids": "data.train",
+            "order": "data.shuffle_window and the row groups of data.train",
         }
         for name, key in keys.items():
             if saved.get(name, mine[name]) != mine[name]:
@@ -321,11 +324,16 @@ class StreamSpec:
     def ledger(self) -> Ledger:
         """A new ledger of the stream, with the window of the last scores where there are any."""
         return Ledger(
-            ring=LossRing(max(self.selector.history, 1)) if self.scored else None,
+            ring=self.ring() if self.scored else None,
             rows_per_epoch=self.source.num_rows,
             max_nonfinite_fraction=self.scoring.max_nonfinite_fraction,
             audits=Audits(self.scoring.min_agreement),
         )
+
+    def ring(self) -> LossRing:
+        """A new window of the last scores, as the selector ranks among them."""
+        ring = CountedRing if self.selector.counts_losses else LossRing
+        return ring(max(self.selector.history, 1))
 
     @property
     def pool_scoring(self) -> PoolScoring:

@@ -34,7 +34,7 @@ def check_strategy(training: "Training") -> None:
         TypeError: For a value of another type.
     """
     name = training.strategy
-    if name not in ARGUMENTS:
+    if not isinstance(name, str) or name not in ARGUMENTS:
         raise ValueError(f"train.strategy={name!r}: {unknown(str(name), ARGUMENTS)}")
     _check_args(name, training.strategy_args)
     workers, unused = training.max_workers, training.find_unused_parameters
@@ -117,7 +117,7 @@ def check_engine(training: "Training", engine: str) -> None:
 
 def _check_parts(training: "Training") -> None:
     parts, workers, name = training.accumulate, training.max_workers, training.strategy
-    at_once = training.batch_size
+    at_once, split = training.batch_size, training.strategy_args.get("split")
     if name == PIPELINE:
         at_once *= workers
         if workers < 2:
@@ -130,6 +130,13 @@ def _check_parts(training: "Training") -> None:
                 f"train.accumulate={parts}: a pipeline of {workers} stages needs at least as many "
                 "micro-batches in a step, else stages have nothing to do; set train.accumulate="
                 f"{4 * workers}"
+            )
+        if split is not None and len(split) != workers - 1:
+            raise ValueError(
+                f"train.strategy_args.split={split!r}: makes {len(split) + 1} stages, and each "
+                f"worker is one, of train.num_workers={workers}; give {workers - 1} of them, the "
+                "layers at which the second and each further stage begins, or leave it out for "
+                "stages of as equal numbers of layers as can be"
             )
     if at_once % parts:
         fits = max(part for part in range(1, min(parts, at_once) + 1) if at_once % part == 0)

@@ -1,5 +1,6 @@
 """The loop of one Ray Train worker: build, restore, train, save."""
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -8,13 +9,16 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from torch import nn
 
+from raysb.errors import RunDirectoryError
 from raysb.interrupt import listen
 from raysb.schema import Batch, Source
 from raysb.seeding import key
 from raysb.training.audit import Audit
 from raysb.training.checkpoints import Checkpoints
 from raysb.training.evaluation import evaluate
+from raysb.training.exchange import Exchange
 from raysb.training.faults import telling
 from raysb.training.generators import rng_state, seed, set_rng_state
 from raysb.training.gpu import OtherGpus, keep_telling, log_of
@@ -69,6 +73,45 @@ def train_loop_per_worker(config: Mapping[str, Any]) -> None:
         return  # another try would end like the last; the driver knows what to do
     with telling(job.stream.ledger):
         Worker(job).run()
+
+
+def restore_model(
+    checkpoints: Checkpoints, model: nn.Module, exchange: Exchange
+) -> dict[str, Any] | None:
+    """Bring the model of every worker to one checkpoint, the newest that worker 0 finds.
+
+    What a network disk shows of a folder may differ by machine for a while; workers that each took
+    the newest of their own would train on from different steps.
+
+    Args:
+        checkpoints: Where they lie.
+        model: Gets the weights.
+        exchange: Of all workers.
+
+    Returns:
+        What else the checkpoint holds; `None` where worker 0 finds none.
+
+    Raises:
+        RunDirectoryError: Worker 0's is damaged as this worker reads it.
+        OSError: This worker does not find it, or cannot read it.
+    """
+    own = checkpoints.newest()
+    newest = exchange.gather_objects(own)[0]
+    if newest is None:
+        return None
+    try:
+        return checkpoints.load(newest, model)
+    except (RunDirectoryError, OSError) as error:
+        if exchange.rank == 0:
+            raise
+        seen = any(entry.name == newest.name for entry in checkpoints.entries())
+        kind = RunDirectoryError if seen and isinstance(error, RunDirectoryError) else OSError
+        raise kind(
+            f"worker {exchange.rank} on {platform.node()} cannot read {checkpoints.folder}/"
+            f"{newest.name}, from which worker 0 goes on ({error}; the newest it finds is "
+            f"{own.name if own else 'none'}). All workers must start from the same one: look at "
+            "that machine's disk or mount of the folder, and resume"
+        ) from error
 
 
 class Worker:
@@ -134,8 +177,7 @@ class Worker:
             self._job.stream.board.put(self._job.outcome, 0, metrics, wait=True)
 
     def _restore_model(self) -> dict[str, Any] | None:
-        newest = self._job.checkpoints.newest()
-        return None if newest is None else self._job.checkpoints.load(newest, self._module)
+        return restore_model(self._job.checkpoints, self._module, Exchange())
 
     def _evaluate(self) -> dict[str, float]:
         if self._job.held_out is None:

@@ -293,6 +293,26 @@ def test_a_backward_loss_that_arrives_late_does_not_replace_a_newer_score() -> N
     assert (known.loss[0], known.weights_step[0], known.backward[0]) == (4.0, 7, False)
 
 
+def test_a_backward_loss_of_the_weights_that_scored_replaces_the_score() -> None:
+    """Of level steps what arrives later counts: a training step follows the score it acts on."""
+    table = LossTable()
+    record(table, 1, [4.0], weights_step=7)
+    table.record_backward(np.array([0]), np.array([1.5], np.float32), 7)
+    known = table.lookup(np.array([0]))
+    assert (known.loss[0], known.weights_step[0], known.backward[0]) == (1.5, 7, True)
+
+
+def test_of_a_replay_only_the_selection_that_it_repeats_is_taken_away() -> None:
+    """Ids that were selected in a later epoch by then keep that count too: a cap on the times that
+    one is selected would not hold if a late replay could select it once more."""
+    table = LossTable()
+    for epoch in (0, 3):
+        record(table, epoch, [1.0, 1.0], selected=np.array([True, False]))
+    known = table.lookup(np.arange(2))
+    counts = [known.times_selected_before(epoch).tolist() for epoch in (2, 3, 4)]
+    assert counts == [[2, 0], [1, 0], [2, 0]]
+
+
 def test_a_backward_loss_stays_the_last_one_when_the_next_score_is_not_finite() -> None:
     table = LossTable()
     record(table, 0, [4.0])

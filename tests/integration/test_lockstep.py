@@ -12,8 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import runs
 from runs import Case, Outcome, run, run_locally
 
+from raysb.selection import SelectiveBackprop
+
 ray.cloudpickle.register_pickle_by_value(runs)
 pytestmark = pytest.mark.ray
+
+
+COUNTING = SelectiveBackprop(history=64, cdf="histogram")
 
 
 def by_step(outcome: Outcome) -> list[dict[str, list[float]]]:
@@ -32,6 +37,7 @@ def test_lockstep_on_ray_trains_the_rows_of_the_local_engine(ray_cluster, tmp_pa
         Case(name="three", actors=3),
         Case(name="readers", actors=(2, 4), readers=0),  # more would take turns: none comes
         Case(name="odd", actors=2, count=173, pool=19, batch_size=5, epochs=3),
+        Case(name="counts", actors=2, selector=COUNTING),
     ]
     outcomes = run(cases, tmp_path, workers=workers)
     for case in cases:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from raysb.planning.advice import FRONTIER, line, recommend, verdict
+from raysb.planning.advice import (
+    DEPENDS,
+    FRONTIER,
+    LEAST_EASY,
+    UNIFORM_FLAGS,
+    line,
+    recommend,
+    verdict,
+)
 from raysb.planning.costs import UNIFORM, Processors, RowCosts, Work
 from raysb.planning.labels import Labels
 
@@ -60,19 +68,51 @@ def choices(stale: float, sb: float) -> dict:
     return {STALE: predict(stale), SB: predict(sb)}
 
 
-def test_clean_data_is_advised_by_cost() -> None:
-    for labels in (None, Labels(finding="right"), Labels(finding="unknown")):
-        assert recommend(choices(0.2, 0.4), labels, COSTS).flags.startswith(STALE)
-        found = recommend(choices(0.4, 0.2), labels, COSTS)
-        assert found.flags.startswith(f"{SB} --train.scoring_cost 0.30")
-    assert recommend(choices(0.68, 0.9), None, COSTS).flags == "--selector.kind uniform"
+LEARNED = Labels(finding="right", easy=0.97, unlearned=0.02)
+
+
+def test_rows_that_are_learned_are_advised_by_cost() -> None:
+    assert recommend(choices(0.2, 0.4), LEARNED, COSTS).flags.startswith(STALE)
+    found = recommend(choices(0.4, 0.2), LEARNED, COSTS)
+    assert found.flags.startswith(f"{SB} --train.scoring_cost 0.30")
+    assert found.cheapest is None
+    assert "97% of the rows are easy" in found.why
+    assert recommend(choices(0.68, 0.9), LEARNED, COSTS).flags == UNIFORM_FLAGS
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (None, "no history"),
+        (Labels(finding="unknown"), "does not say"),
+        (Labels(finding="right", easy=LEAST_EASY - 0.01), "only 89% of the rows are easy"),
+        (Labels(finding="unlearned", easy=0.97, unlearned_classes=(7,)), "of class 7 most rows"),
+        (Labels(finding="unlearned", unlearned=0.55, easy=0.22), "55% of the rows are still"),
+    ],
+)
+def test_a_cheap_epoch_is_named_but_not_advised_until_a_history_says_the_rows_are_learned(
+    labels, why
+) -> None:
+    """CIFAR-10 after an epoch and a half is the last case."""
+    found = recommend(choices(0.4, 0.2), labels, COSTS)
+    assert found.flags == UNIFORM_FLAGS
+    assert why in found.why
+    assert found.cheapest == f"{SB} --train.scoring_cost 0.30"
+    assert found.cheapest_takes == pytest.approx((0.05 + 0.3 + 0.2) / 1.05)
+    dear = recommend(choices(0.68, 0.9), labels, COSTS)
+    assert (dear.flags, dear.cheapest) == (UNIFORM_FLAGS, None)
+
+
+def test_at_least_so_many_easy_rows_are_enough() -> None:
+    found = recommend(choices(0.4, 0.2), Labels(finding="right", easy=LEAST_EASY), COSTS)
+    assert found.flags.startswith(SB)
 
 
 def test_a_configuration_that_does_not_pay_on_ray_is_advised_in_one_process() -> None:
     slow = Processors(scorers=1, trainers=3, cores=4)
     costs = RowCosts(read=0.05, score=0.3, train=1e-5)
     assert predict(0.2, by=slow).gain_apart < 1
-    found = recommend({SB: predict(0.2, by=slow)}, None, COSTS)
+    found = recommend({SB: predict(0.2, by=slow)}, LEARNED, COSTS)
     assert found.flags.endswith("--engine local")
     assert predict(0.2, costs).gain < 1
 
@@ -95,3 +135,4 @@ def test_rows_that_are_not_learned_are_no_reason_to_prefer_them() -> None:
 def test_a_gain_per_epoch_is_said_not_to_be_a_gain_in_error() -> None:
     assert "not a gain in error" in FRONTIER
     assert "pipelines/benchmarks/frontier.py" in FRONTIER
+    assert "what it teaches is not" in DEPENDS

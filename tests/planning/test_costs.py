@@ -123,6 +123,19 @@ def test_so_many_scorers_keep_the_trainers_busy_and_one_fewer_does_not() -> None
         assert seconds_apart([work], at, fewer, ray=0.0) > alone
 
 
+def test_scorers_without_the_trainers_device_take_their_own_time_and_only_apart() -> None:
+    """As CPUs beside a GPU: .3 where it is trained, 2 elsewhere."""
+    at = RowCosts(read=0.1, score=0.3, train=1.0, elsewhere=2.0)
+    work, by = Work(kept=0.5), Processors(scorers=3, trainers=1, uniform=1)
+    assert seconds_apart([work], at, by, ray=0.0) == pytest.approx((0.1 + 2.0) / 3)
+    assert gain_apart([work], at, by, ray=0.0) == pytest.approx(1.1 * 3 / 2.1)
+    assert scorers_needed([work], at) == math.ceil(2.1 / 0.5)
+    crowded = Processors(scorers=10, trainers=10, cores=2)
+    assert seconds_apart([work], at, crowded, ray=0.2) == pytest.approx((2.1 + 0.5 + 0.2) / 2)
+    assert seconds_together(work, at) == pytest.approx(0.1 + 0.3 + 0.5)
+    assert (at.ratio, at.break_even) == pytest.approx((0.3, 0.7))
+
+
 def test_costs_out_of_range_are_refused() -> None:
     for name, value in (("train", 0.0), ("score", -1.0), ("read", math.nan)):
         given = {"read": 0.0, "score": 0.0, "train": 1.0, name: value}

@@ -65,6 +65,29 @@ def test_hungry_trainers_get_no_scorer_where_those_there_are_have_nothing_to_sco
     assert set(world.live(60, hungry=0.9, held=0.3)) == {1}
 
 
+def test_scorers_are_busy_for_their_own_time_however_many_pools_are_granted_to_them() -> None:
+    """Two scorers that have two pools, or a queue of eight, for half of each second, then none."""
+    for held in (2, 8):
+        world = World(2, 8)
+        for _ in range(60):
+            wanted = world.live(0.5, hungry=0.5, held=held) + world.live(0.5, hungry=0.5, held=0)
+            assert set(wanted) == {2}  # it is not they who are slow
+    world = World(2, 8)
+    assert max(world.live(60, hungry=0.5, held=8)) > 2  # busy all the time
+
+
+def test_who_is_on_the_way_is_waited_for_though_nobody_is_hungry_meanwhile() -> None:
+    """And what was seen before it came says nothing about the number that there is then."""
+    world = World(1, 8)
+    wanted = world.live(2 * GROW_AFTER_S, hungry=0.9, held=1)[-1]
+    assert wanted == 2
+    for _ in range(60):
+        world.now += 1.0
+        world.hunger.stepped(world.waited)
+        assert world.hunger.wanted(1, 1, starving=False) == wanted
+    assert set(world.live(GROW_AFTER_S - STEP_S, hungry=0.0, held=0)) == {wanted}
+
+
 def test_nothing_is_decided_before_the_first_step_nor_while_scorers_start() -> None:
     world = World(1, 8)
     assert set(world.live(60, hungry=1.0, held=1.0, steps=False)) == {1}

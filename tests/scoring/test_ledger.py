@@ -421,6 +421,24 @@ def test_nothing_grows_with_the_run_once_pools_are_trained() -> None:
     assert ledger.grant(g, 17, 10) is Refusal.CLOSED  # trained: nothing of it comes twice
 
 
+def test_a_report_that_comes_after_its_rows_were_trained_changes_nothing() -> None:
+    """Else they would count as waiting once more, and nobody can train them: the gate would shut"""
+    ledger, g = opened(Limits(global_batch=4, max_rows=8, window=3), ring=LossRing(50))
+    for pool in range(3):
+        scored_once(ledger, g, pool, 1.0, 4)
+        ledger.stepped(g, pool + 1, 4 * (pool + 1), oldest=pool + 1)
+    before = ledger.progress(), totals(ledger), ledger.ring.window().tolist(), ledger.cursor({})
+    assert before[0]["waiting_rows"] == 0
+    for pool in range(3):  # calls that died, and were run again
+        losses = np.full(10, 2.0, np.float32)
+        ledger.scored(g, record(pool, 4, epoch=pool // 2, losses=losses, correct=4))
+    after = ledger.progress(), totals(ledger), ledger.ring.window().tolist(), ledger.cursor({})
+    assert after == before
+    assert isinstance(ledger.grant(g, 3, 8), Grant)
+    assert isinstance(ledger.grant(g, 4, 8), Refusal)
+    assert after[3] == Cursor(3)
+
+
 def test_readers_stay_within_the_window_and_the_lead() -> None:
     ledger, g = opened(Limits(global_batch=4, max_rows=20, window=3))
     assert [ledger.admit(g, pool, 2) for pool in range(7)] == [None] * 5 + [Refusal.WAIT] * 2
@@ -516,6 +534,7 @@ def looking_back(limits, **args):
     return ledger, ledger.open(limits, Cursor(), 9, 0, None, 3)
 
 
+@pytest.mark.parametrize("last", [0, 1, 2])
 @pytest.mark.parametrize(
     "limits",
     [
@@ -523,18 +542,19 @@ def looking_back(limits, **args):
         limits_for("auto", pool_rows=10, batch_size=4, num_workers=1, num_actors=3),
     ],
 )
-def test_an_epoch_that_looks_back_begins_when_the_one_before_it_is_scored(limits) -> None:
+def test_an_epoch_that_looks_back_begins_when_the_one_before_it_is_scored(limits, last) -> None:
+    """Whichever of its pools is scored last."""
     ledger, g = looking_back(limits)
     for pool in range(3):
         assert ledger.admit(g, pool, 9) is None
         assert isinstance(ledger.grant(g, pool, 10), Grant)
     assert ledger.admit(g, 3, 9) is Refusal.WAIT
     assert ledger.grant(g, 3, 10) is Refusal.WAIT
-    for pool in (0, 2):
+    for pool in {0, 1, 2} - {last}:
         ledger.scored(g, record(pool, 0))
     assert ledger.admit(g, 3, 9) is Refusal.WAIT
     assert ledger.grant(g, 4, 10) is Refusal.WAIT
-    ledger.scored(g, record(1, 0))
+    ledger.scored(g, record(last, 0))
     for pool in (4, 3):  # in any order, once it has begun
         assert ledger.admit(g, pool, 9) is None
         assert isinstance(ledger.grant(g, pool, 10), Grant)

@@ -54,5 +54,7 @@ def test_a_band_that_is_none_is_refused(wrong) -> None:
 
 
 def test_a_history_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ConfidenceBand\(history=0\): must be at least 1"):
+    with pytest.raises(
+        ValueError, match=r"ConfidenceBand\(history=0\): must be a whole number of at least 1"
+    ):
         ConfidenceBand(history=0)

@@ -134,6 +134,30 @@ def test_a_row_is_drawn_as_often_as_its_share_of_the_scores_says() -> None:
     assert (abs(hits / pools - wanted) < bound).all()
 
 
+def drawn_at(temperature: float, losses: np.ndarray, seeds: int) -> np.ndarray:
+    """How often each row is drawn with the chance softmax(loss / T), which is what it is given."""
+    scores = np.exp((losses - losses.max()) / temperature)
+    counts = np.zeros(len(losses), np.int64)
+    for seed in range(seeds):
+        picks = select(scores, seed=seed, **ALWAYS, exponent=0.0)
+        assert np.ptp(picks.weight) == 0  # none is made up for having been likelier
+        counts += np.bincount(picks.indices, minlength=len(losses))
+    return counts
+
+
+def test_by_a_boltzmann_factor_it_goes_from_the_top_row_alone_to_uniform() -> None:
+    """T to 0: the highest loss again and again; T to infinity: all alike; between them softmax.
+
+    6,000 draws each, with chi-square tests at .001.
+    """
+    losses = np.random.default_rng(0).permutation(np.linspace(0, 2, 30))
+    cold = drawn_at(1e-3, losses, 50)
+    assert cold.sum() == cold[losses.argmax()] == 50 * 10
+    assert chisquare(drawn_at(1e9, losses, 600)).pvalue > 0.001
+    share = np.exp(losses / 0.5) / np.exp(losses / 0.5).sum()
+    assert chisquare(drawn_at(0.5, losses, 600), 6000 * share).pvalue > 0.001
+
+
 def test_the_mean_of_weighted_draws_is_the_mean_of_the_pool() -> None:
     """1e5 draws of a pool of 500 rows: within 4.5 standard errors, for values of either sign."""
     scores = skewed(500, spread=1)

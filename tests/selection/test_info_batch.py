@@ -112,6 +112,14 @@ def test_ids_beyond_what_a_float_holds_are_told_apart() -> None:
     assert (weight > 1).sum() == pytest.approx(50, abs=25)
 
 
+def test_a_loss_equal_to_the_mean_is_not_below_it() -> None:
+    """Of 1, 2, 2, 3 the mean is 2; of rows that are all alike none is left out for ever."""
+    outlook = InfoBatch().outlook(recorded(np.array([1.0, 2, 2, 3])), 3, 100)
+    assert outlook.ids.tolist() == [0]
+    rows, _, weight = pruned(InfoBatch(prune_ratio=0.9), recorded(np.full(64, 0.75)))
+    assert len(rows) == weight.sum() == 64
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_does_not_stop_the_pruning(bad) -> None:
     """One NaN made the source's mean NaN, below which nothing lies."""

@@ -88,7 +88,7 @@ def test_outside_its_epochs_every_row_is_kept() -> None:
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan")])
 def test_a_fraction_out_of_range_is_refused(value) -> None:
-    with pytest.raises(ValueError, match=r"KeepFraction\(fraction=.*\): must be above 0"):
+    with pytest.raises(ValueError, match=r"KeepFraction\(fraction=.*\): must be a number above 0"):
         KeepFraction(fraction=value)
 
 

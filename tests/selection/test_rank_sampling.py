@@ -79,6 +79,13 @@ def test_the_pressure_falls_geometrically_to_one_and_all_rows_are_alike() -> Non
     assert RankSampling(pressure=7).pressure_at(999) == 7
 
 
+def test_from_pressure_1_to_infinity_it_goes_from_uniform_to_the_highest_alone() -> None:
+    losses = list(range(40))
+    assert chances(RankSampling(fraction=0.25, pressure=1), losses) == pytest.approx([0.25] * 40)
+    hardest = chances(RankSampling(fraction=0.25, pressure=1e300), losses)
+    assert hardest == pytest.approx([0] * 30 + [1] * 10, abs=0.06)  # the edge is e-foldings wide
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

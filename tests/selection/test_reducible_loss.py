@@ -67,5 +67,5 @@ def test_ties_are_decided_by_lot_and_stay_with_the_ids() -> None:
 def test_its_share_is_that_of_the_source_and_the_only_setting() -> None:
     assert ReducibleLoss() == ReducibleLoss(fraction=0.1)
     assert [field.name for field in dataclasses.fields(ReducibleLoss)] == ["fraction"]
-    with pytest.raises(ValueError, match=r"ReducibleLoss\(fraction=0\): must be above 0"):
+    with pytest.raises(ValueError, match=r"ReducibleLoss\(fraction=0\): must be a number above 0"):
         ReducibleLoss(fraction=0)

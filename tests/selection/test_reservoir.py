@@ -174,7 +174,9 @@ def test_a_state_of_another_reservoir_is_refused() -> None:
 
 
 def test_a_reservoir_for_no_row_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"WeightedReservoir\(capacity=0\): must be at least 1"):
+    with pytest.raises(
+        ValueError, match=r"WeightedReservoir\(capacity=0\): must be a whole number of at least 1"
+    ):
         WeightedReservoir(0, Draws())
 
 

@@ -26,10 +26,15 @@ def test_in_which_epochs_rows_are_selected(start, end, whole_every, epochs) -> N
 @pytest.mark.parametrize(
     ("start", "end", "whole_every", "message"),
     [
-        (-1, None, 0, r"Selector\(start_epoch=-1\): must be at least 0"),
-        (3, 3, 0, r"Selector\(end_epoch=3\): must be above start_epoch=3"),
+        (-1, None, 0, r"Selector\(start_epoch=-1\): must be a whole number of at least 0"),
+        (3, 3, 0, r"Selector\(end_epoch=3\): must be a whole number above start_epoch=3"),
         (0, 0, 0, "every epoch would be trained whole"),
-        (0, None, 1, r"Selector\(whole_every=1\): must be 0, for never, or at least 2"),
+        (
+            0,
+            None,
+            1,
+            r"Selector\(whole_every=1\): must be a whole number, 0 for never or at least 2",
+        ),
         (0, None, -2, r"Selector\(whole_every=-2\)"),
     ],
 )

@@ -191,6 +191,21 @@ def test_a_target_below_the_floor_is_refused() -> None:
         SelectiveBackprop(target_fraction=0.2, min_probability=0.2)
 
 
+@pytest.mark.parametrize(("history", "alike"), [(256, True), (1000, True), (64, False)])
+def test_the_order_of_a_pool_is_of_no_matter_where_the_history_holds_it(history, alike) -> None:
+    """Of a pool of more rows than R the last R alone are ranked among, and these depend on it."""
+    losses = np.random.default_rng(0).exponential(size=256).astype(np.float32)
+    window = np.random.default_rng(1).exponential(size=history).astype(np.float32)
+    order, ids = np.argsort(losses), np.arange(256)
+    picks = []
+    for rows in (ids, order):
+        known = LossDistribution.merged(window, losses[rows], history)
+        selector = SelectiveBackprop(history=history)
+        picked = selector.select(ids[rows], losses[rows], known, Draws(epoch=3)).indices
+        picks.append(sorted(ids[rows][picked].tolist()))
+    assert (picks[0] == picks[1]) is alike
+
+
 def test_losses_without_a_distribution_have_no_rank() -> None:
     with pytest.raises(ValueError, match=r"SelectiveBackprop\.select\(distribution=None\)"):
         SelectiveBackprop().select(np.arange(2), np.ones(2, np.float32), None, Draws())

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from raysb.history.table import LossTable
 from raysb.schema import ID, LOSS, PROBABILITY, WEIGHT, WEIGHTS_STEP, Selection
 from raysb.seeding import Draws
 from raysb.selection import (
@@ -62,7 +63,9 @@ SELECTORS_UNDER_TEST = [
     RandomSubset(fraction=0.07),
 ]
 BY_RANK = [s for s in SELECTORS_UNDER_TEST if getattr(s, "cdf", "exact") == "exact"]  # not by bins
-BY_RANK = [s for s in BY_RANK if not isinstance(s, ImportanceSampling)]  # nor by value
+# by the losses themselves, or by what they are beside other losses
+BY_VALUE = (ImportanceSampling, ReducibleLoss, InfoBatch, BudgetedSelection)
+BY_RANK = [s for s in BY_RANK if not isinstance(s, BY_VALUE)]
 
 
 @pytest.fixture(params=SELECTORS_UNDER_TEST, ids=repr)
@@ -141,6 +144,38 @@ def test_an_increasing_map_of_all_losses_changes_no_pick(selector) -> None:
         ]
         for ours, theirs in zip(*picks, strict=True):
             assert ours.tolist() == theirs.tolist()
+
+
+def picks_by_loss(selector: Selector, values: np.ndarray) -> set[int]:
+    """Which of the rows of these losses are trained, scored or looked back at."""
+    ids, draws = np.arange(len(values)), Draws(epoch=3)
+    if selector.preselects:
+        table = LossTable()
+        table.record_backward(ids, values, 7)
+        outlook = selector.outlook(table.records(), 3, 100)
+        return set(selector.preselect(ids, outlook, draws).drawn.indices.tolist())
+    if isinstance(selector, ReducibleLoss):
+        values = values - losses(len(values), 1) * 40  # of the model of the other rows
+    return set(selector.select(ids, values, LossDistribution(values), draws).indices.tolist())
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        ImportanceSampling(tau_threshold=0.0),
+        ReducibleLoss(fraction=0.3),
+        InfoBatch(),
+        BudgetedSelection(rows_per_epoch=90),
+    ],
+    ids=repr,
+)
+def test_an_increasing_map_of_all_losses_changes_what_is_picked_by_value(selector) -> None:
+    """The law above must fail for what is not by rank: of 300 rows 15 or more change places."""
+    assert isinstance(selector, BY_VALUE)
+    values = np.floor(losses(300) * 40)
+    first, again, mapped = (picks_by_loss(selector, each) for each in (values, values, values**3))
+    assert first == again
+    assert len(first ^ mapped) >= 15
 
 
 @pytest.mark.parametrize("selector", [s for s in SELECTORS_UNDER_TEST if s.needs_scores], ids=repr)
@@ -222,13 +257,19 @@ def test_who_prefers_rows_with_wrong_labels() -> None:
     values = np.where(wrong, draw.normal(3, 0.8, 20_000), draw.exponential(1, 20_000))
     values = values.astype(np.float32)
 
-    def share(selector: Selector) -> float:
+    # what a model of other rows has: as much of a wrong label, hardly any of a right one
+    irreducible = np.where(wrong, values + draw.normal(0, 0.4, 20_000), 0.1).astype(np.float32)
+
+    def share(selector: Selector, values: np.ndarray = values) -> float:
         selector = dataclasses.replace(selector)
         rows = selector.select(np.arange(20_000), values, LossDistribution(values), Draws())
         return float(wrong[rows.indices].mean())
 
     for selector in (SelectiveBackprop(beta=2), HighestK(), RankSampling(), OrderedSGD()):
         assert share(selector) > 0.3, selector
+    assert share(KeepFraction()) > 0.28  # the softer choice
+    assert share(ReducibleLoss(), values - irreducible) < 0.01
+    assert share(ReducibleLoss(), values) > 0.5  # of losses alone it is `HighestK`
     for selector in (LowestK(), ConfidenceBand(low=0.2, high=0.7)):
         assert share(selector) < 0.05, selector
     for selector in (RandomSubset(), Uniform()):

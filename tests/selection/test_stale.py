@@ -18,13 +18,14 @@ from raysb.training.learner import Learner
 from raysb.training.spec import StreamSpec
 
 
-def table_of(losses, *, step, epoch=0, table=None):
+def table_of(losses, *, step, epoch=0, table=None, ids=None):
     table = table or LossTable()
     count = len(losses)
+    ids = np.arange(count) if ids is None else ids
     for start in range(0, count, 100):
         rows = np.arange(start, min(start + 100, count))
         table.record(
-            rows,
+            ids[rows],
             np.asarray(losses, np.float32)[rows],
             correct=None,
             selected=np.zeros(len(rows), np.bool_),
@@ -62,9 +63,12 @@ def test_all_rows_are_scored_in_every_nth_epoch(selector, scoring_epochs) -> Non
 def test_a_chance_is_the_rank_among_losses_of_like_age_counted_one_by_one(beta) -> None:
     draw = np.random.default_rng(0)
     losses = draw.integers(0, 30, 700) / 10 + np.linspace(5, 0, 700)
-    table = table_of(losses, step=lambda start: start // 7)
+    ids = draw.permutation(700)  # the age of a loss is no matter of its id
+    # windows of 233 rows cut through the hundreds of one step: level ones stay in order of id
+    ids = np.concatenate([np.sort(part) for part in np.split(ids, 7)])
+    table = table_of(losses, step=lambda start: start // 7, ids=ids)
     selector = StaleSelectiveBackprop(beta=beta, history=200, min_probability=0.01)
-    got = chances(selector, table, 1)
+    got = chances(selector, table, 1)[ids]
     losses = losses.astype(np.float32)
     for window in np.array_split(np.arange(700), 3):  # 700 // 200 windows, oldest first
         for row in window:
@@ -79,12 +83,25 @@ def test_a_loss_is_not_preferred_for_its_date() -> None:
     of the rows would have a mean chance of .95."""
     draw = np.random.default_rng(0)
     losses = draw.exponential(size=20_000) * np.geomspace(20, 1, 20_000)
-    table = table_of(losses, step=lambda start: start)
-    got = chances(StaleSelectiveBackprop(beta=1), table, 1)
+    ids = draw.permutation(20_000)
+    table = table_of(losses, step=lambda start: start, ids=ids)
+    got = chances(StaleSelectiveBackprop(beta=1), table, 1)[ids]
     for part in np.array_split(got, 10):
         assert part.mean() == pytest.approx(0.5, abs=0.03)
     ranks = losses.argsort().argsort() / len(losses)
     assert ranks[:2000].mean() > 0.75
+
+
+def test_an_increasing_map_of_all_losses_changes_no_chance() -> None:
+    losses = np.floor(np.random.default_rng(0).exponential(size=900) * 40)
+    for mapped in (losses * 8 - 3, losses**3):  # exact in float32, so ties stay ties
+        both = [
+            chances(
+                StaleSelectiveBackprop(history=200), table_of(each, step=lambda start: start), 1
+            )
+            for each in (losses, mapped)
+        ]
+        np.testing.assert_array_equal(*both)
 
 
 def test_a_training_steps_loss_moves_its_row_and_nobody_elses() -> None:
@@ -109,6 +126,27 @@ def test_ids_without_a_finite_loss_are_scored() -> None:
     assert ids[chosen.drawn.indices].tolist() == [6, 9]
     assert chosen.loss.tolist() == [7.0, 10.0]
     assert chosen.rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_id_whose_last_score_was_not_finite_is_scored_again() -> None:
+    """Its last loss is finite, of a training step or the score before, but nothing says its age."""
+    table = table_of(np.arange(1.0, 301), step=lambda start: 0)
+    table.record(
+        np.array([7, 8]),
+        np.array([np.nan, 2.0], np.float32),
+        correct=None,
+        selected=np.zeros(2, np.bool_),
+        weights_step=9,
+        epoch=1,
+    )
+    table.record_backward(np.array([7]), np.array([1.5], np.float32), 10)
+    known = table.lookup(np.array([7]))
+    assert (known.loss[0], bool(known.nonfinite[0])) == (1.5, True)
+    selector = StaleSelectiveBackprop(min_probability=1.0)
+    outlook = selector.outlook(table.records(), 2, 9)
+    chosen = selector.preselect(np.arange(300), outlook, Draws(epoch=2))
+    assert chosen.score.tolist() == [7]
+    assert np.isfinite(outlook.columns["probability"]).all()
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

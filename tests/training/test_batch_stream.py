@@ -273,6 +273,29 @@ def test_the_train_loss_is_summed_over_true_rows_and_starts_anew_when_taken() ->
     assert stream.take_train_loss() == (0.0, 0)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_sums_of_all_workers_go_on_whatever_their_number_is_after_a_checkpoint(workers) -> None:
+    """Three workers wrote it: no row's loss or age is lost, and none counts twice."""
+    written = [[1.5, 4, 3, 2], [20.25, 5, 30, 10], [300.0, 6, 0, 8]]
+    counters = {"num_steps": 3, "num_backpropped": 15, "num_scored": 40, "max_age": 5}
+    found = []
+    for rank in range(workers):
+        stream = Given([])
+        made_with = stream.spec.identity(8)
+        stream.load_counters({**counters, "made_with": made_with, "sums": written})
+        stream.exchange.rank, stream.exchange.world_size = rank, workers
+        assert drive(stream, max_steps=3) == ([], [])
+        mean, [[_, rows_before, ages, aged]] = stream.mean_age(), stream.counters()["sums"]
+        assert mean == (ages / aged if aged else None)
+        found.append([*stream.take_train_loss(), ages, aged])
+        assert found[-1][1] == rows_before
+    assert (
+        np.sum(found, axis=0).tolist() == np.sum(written, axis=0).tolist() == [321.75, 15, 33, 20]
+    )
+    if workers == 3:
+        assert found == written
+
+
 def with_losses(block, model, off=0.0):
     with torch.no_grad():
         tensors = {k: torch.from_numpy(v) for k, v in block.items()}

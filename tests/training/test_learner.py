@@ -1,6 +1,7 @@
 """One optimizer step is that of a plain PyTorch loop."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +181,60 @@ def test_the_state_of_another_optimizer_is_refused_by_name() -> None:
     other = Learner(TASK, model, torch.optim.Adam(model.parameters(), lr=0.1))
     with pytest.raises(ModelError, match=r"SGD .* this one Adam"):
         other.load_state_dict(learner.state_dict())
+
+
+PUBLISHED = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_parallel import B, Given, build, rows, squares
+from raysb.schema import WEIGHT
+from raysb.task import Task, inputs
+from raysb.training.exchange import Exchange
+from raysb.training.learner import Learner
+from raysb.training.settings import Training
+
+BLOCKS, exchange = [[rows(48)], [rows(48, 100)]], Exchange()
+
+def flat(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()]).tolist()
+
+class Publishing(Given):
+    def publishes(self):
+        return self.num_steps % 2 == 1
+    def _publish(self, module):
+        if self.num_steps % 2 == 0:  # by now it has counted the step
+            found[name].append(flat(module))
+
+found = {{}}
+for name, options in {{"ddp": {{}}, "fsdp": {{}}, "pipeline": {{"accumulate": 4}}}}.items():
+    found[name] = []
+    torch.manual_seed(0)
+    task = Task(model=build, forward=inputs("x"), loss=squares)
+    training = Training(batch_size=B, num_workers=2, strategy=name, lr=.01,
+                        optimizer="adam", **options)
+    learner = Learner.build(task, build(), training, [torch.device("cpu")])
+    stream = Publishing(BLOCKS[rank], exchange)
+    for batch in stream.iter_batches(batch_size=B, epochs=1, model=learner.module):
+        learner.step(stream, batch, 1.0)
+
+torch.manual_seed(0)
+module, found["plain"] = build(), []
+optimizer = torch.optim.Adam(module.parameters(), lr=.01)
+for k in range(6):
+    t = {{n: torch.from_numpy(np.concatenate([own[0][n][k * B:k * B + B] for own in BLOCKS]))
+         for n in ("x", "y", WEIGHT)}}
+    optimizer.zero_grad()
+    (squares(module(t["x"]), t) * t[WEIGHT]).mean().backward()
+    optimizer.step()
+    if k % 2:
+        found["plain"].append(flat(module))
+"""
+
+
+@pytest.mark.gloo
+def test_scorers_get_the_weights_of_the_very_step_also_where_workers_hold_parts(gloo) -> None:
+    """Every second step is published, by every worker, as a plain loop has the weights by then."""
+    for found in gloo(PUBLISHED.format(folder=str(Path(__file__).parent)), workers=2):
+        assert len(found["plain"]) == 3
+        for name in ("ddp", "fsdp", "pipeline"):
+            np.testing.assert_allclose(found[name], found["plain"], rtol=0, atol=1e-6, err_msg=name)

@@ -1,5 +1,7 @@
 """When the loop evaluates, saves, records and ends."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from raysb.scoring.settings import Scoring
 from raysb.selection import SelectiveBackprop
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
+from raysb.training import loop
 from raysb.training.batch_stream import BatchStream
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
@@ -93,7 +96,7 @@ class Seen:
         )
         if stop is not None:
             hooks.stop = lambda: stop(stream)
-        loop = Loop(
+        own = Loop(
             Learner(TASK, model, optimizer),
             stream,
             self.training,
@@ -104,8 +107,8 @@ class Seen:
         if resumed is not None:
             start = {"epoch": 0, "evaluated_at": -1, "num_lines": 0, "last": {}, "seconds": 0.0}
             start["stopping"] = {"best": None, "num_since": 0}
-            loop.load_state_dict(start | resumed)
-        self.metrics = loop.run()
+            own.load_state_dict(start | resumed)
+        self.metrics = own.run()
 
     def evaluate(self):
         self.calls.append(("eval", self.stream.num_steps))
@@ -174,6 +177,23 @@ def test_evaluations_every_so_many_steps_and_one_at_the_end() -> None:
 def test_checkpoints_every_so_many_steps_and_one_at_the_end() -> None:
     seen = Seen([10] * 8, checkpoint_every=6)
     assert [step for call, step in seen.calls if call == "save"] == [6, 12, 16]
+
+
+@pytest.mark.parametrize(
+    ("every", "saves"),
+    [
+        (0, [4, 8, 12, 16, 16]),  # its clock is read before a step, and the save comes after it
+        (6, [4, 6, 10, 12, 16, 16]),  # any save starts the clock anew
+    ],
+)
+def test_the_clock_saves_once_when_its_time_is_over_and_counts_from_there(
+    monkeypatch, every, saves
+) -> None:
+    """Each step takes 100 s, and a checkpoint is due every 300 s."""
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 100.0 * stream.num_steps))
+    stream = Given([10] * 8)
+    seen = Seen([10] * 8, stream=stream, checkpoint_every_s=300.0, checkpoint_every=every)
+    assert [step for call, step in seen.calls if call == "save"] == saves
 
 
 def test_a_run_starts_and_ends_with_a_line_and_the_last_metrics_are_complete() -> None:

@@ -21,6 +21,8 @@ from raysb.training.strategies import (
         ({"strategy": "dpp"}, r"train\.strategy='dpp': unknown; did you mean 'ddp'\?"),
         ({"strategy": "data-parallel"}, r"did you mean 'data_parallel'\? known: data_parallel, "),
         ({"strategy": None}, r"train\.strategy=None: unknown"),
+        ({"strategy": ["ddp"]}, r"train\.strategy=\['ddp'\]: unknown; .*known: data_parallel, ddp"),
+        ({"strategy": {"ddp": 1}}, r"train\.strategy={'ddp': 1}: unknown; .*known: data_par"),
         (
             {"strategy": "ddp", "strategy_args": {"split": [1]}},
             r"train\.strategy_args\.split=\[1\]: an argument of ddp unknown; known: none",
@@ -80,6 +82,17 @@ def test_a_pipeline_counts_the_rows_of_all_workers() -> None:
     Training(strategy="pipeline", num_workers=3, batch_size=2, accumulate=6)
     with pytest.raises(ValueError, match="the 6 rows of a step"):
         Training(strategy="pipeline", num_workers=3, batch_size=2, accumulate=4)
+
+
+@pytest.mark.parametrize("split", [[], [1], [1, 2, 3]])
+def test_a_pipeline_is_cut_into_as_many_stages_as_there_are_workers(split) -> None:
+    """Else every worker of the run would refuse it, after all of them were started."""
+    args = {"strategy": "pipeline", "num_workers": 3, "accumulate": 4}
+    Training(**args)
+    Training(**args, strategy_args={"split": [1, 4]})
+    said = rf"split=\[.*\]: makes {len(split) + 1} stages, .*train\.num_workers=3; give 2 of them"
+    with pytest.raises(ValueError, match=said):
+        Training(**args, strategy_args={"split": split})
 
 
 def test_the_local_engine_refuses_what_needs_several_processes() -> None:
