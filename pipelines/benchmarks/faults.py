@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the raysb beside this file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.records import context
 from record import hardware
 
 from raysb.report.records import read_metrics
@@ -52,11 +53,14 @@ ROLES = {  # of a process, by its title
     "board": r"ray::BoardState",
     "train controller": r"ray::.*TrainController",
 }
-LOCAL = ("--address", "local")  # beside whatever runs on this machine
+TOLD = ("going on", "started again", "interrupted", "stopp", "not saved", "cannot be", "no space")
 PAUSE_S = 10.0  # for which some are stopped
 SLOW_S = 20.0
 FULL_STEPS = 2 * CHECKPOINT_EVERY + 10
 SPILLS = "rows that do not fit into the object store"
+FITS = "the same rows in a store that holds them"
+SCORERS = {"num_cpus": 1, "resources": {"scorer": 3}}  # room for one scorer that asks for 2 of 3
+WORKERS = {"num_cpus": 2, "resources": {"trainer": 2}}
 
 
 @dataclass
@@ -67,8 +71,9 @@ class Run:
     options: argparse.Namespace
     extra: tuple[str, ...] = ()
     process: Any = None
-    said: list[str] = field(default_factory=list)
-
+    address: tuple[str, ...] = ("--address", "local")  # beside whatever runs on this machine
+    cluster: Any = None  # of several machines, where the case has some
+    machines: list[Any] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -95,7 +100,7 @@ class Run:
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         with open(self.folder / "out.txt", "a") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "raysb", "train", *(words or settings), *LOCAL],
+                [sys.executable, "-m", "raysb", "train", *(words or settings), *self.address],
                 env=environment
                 | {MARK: str(self.folder), "OMP_NUM_THREADS": "1"}
                 | self.environment,
@@ -232,8 +237,35 @@ def on_small_disk(run: Run) -> None:
     run.extra = ("--run.checkpoints", str(run.small / "checkpoints"))
 
 
+def on_machines(run: Run) -> None:
+    """Before a run: a simulated cluster, two machines for a scorer each and one for workers."""
+    from ray.cluster_utils import Cluster
+
+    run.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    run.machines = [run.cluster.add_node(**each) for each in (SCORERS, SCORERS, WORKERS)]
+    run.cluster.wait_for_nodes()
+    run.address = ("--address", run.cluster.address)
+    run.extra = ("--scoring.resources.scorer", "2", "--train.resources.trainer", "1")
+
+
+def lose_machine(run: Run) -> None:
+    """A fault: a machine with a scorer is gone, with all its processes; later another comes."""
+    run.cluster.remove_node(run.machines[0], allow_graceful=False)
+    time.sleep(PAUSE_S)
+    run.cluster.add_node(**SCORERS)
+
+
 def with_small_store(run: Run) -> None:
-    """Before a run: wide rows, 150 MB an epoch in pools of 37 MB, and an object store of 80 MB."""
+    """Before a run: those rows, and an object store of 80 MB."""
+    with_wide_rows(run)
+    run.environment = {
+        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20),
+        "RAY_BACKEND_LOG_LEVEL": "info",  # which says what is spilled
+    }
+
+
+def with_wide_rows(run: Run) -> None:
+    """Before a run: wide rows, 150 MB an epoch in pools of 37 MB."""
     width, rng = 24_300, np.random.default_rng(0)
     for name, rows in (("train", 1536), ("test", 256)):
         columns = {"id": np.arange(rows), "label": rng.integers(10, size=rows)}
@@ -241,10 +273,6 @@ def with_small_store(run: Run) -> None:
         wide[:, :1000] += columns["label"][:, None]  # something to learn
         columns["x"] = pa.FixedSizeListArray.from_arrays(wide.ravel(), width)
         pq.write_table(pa.table(columns), run.folder / f"{name}.parquet", row_group_size=128)
-    run.environment = {
-        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20),
-        "RAY_BACKEND_LOG_LEVEL": "info",  # which says what is spilled
-    }
     run.options = argparse.Namespace(**vars(run.options) | {"rows": 1536})
     run.extra = (
         *("--data.train", str(run.folder / "train.parquet"), "--data.inputs", "x"),
@@ -262,11 +290,13 @@ def spilled_mb() -> float:
     return max(found)
 
 
-def again(number: int) -> Any:
-    """A fault: the command itself gets a signal, and is called again with --resume."""
+def again(*numbers: int) -> Any:
+    """A fault: the command itself gets signals, and is called again with --resume."""
 
     def fault(run: Run) -> None:
-        run.process.send_signal(number)
+        for number in numbers:
+            run.process.send_signal(number)
+            time.sleep(0.2)
         run.end()
         time.sleep(5)  # its Ray ends with it
         run.start("--resume", str(run.directory))
@@ -288,7 +318,10 @@ CASES: dict[str, Any] = {
     f"no room for checkpoints for {FULL_STEPS} steps": full_disk,
     "no room for checkpoints to the end, then --resume": full_to_the_end,
     SPILLS: no_fault,
+    FITS: no_fault,
+    "a machine with a scorer goes, another comes": lose_machine,
     "SIGINT, then --resume": again(signal.SIGINT),
+    "SIGINT twice, then --resume": again(signal.SIGINT, signal.SIGINT),
     "SIGTERM, then --resume": again(signal.SIGTERM),
     "SIGKILL of the command, then --resume": again(signal.SIGKILL),
 }
@@ -297,6 +330,8 @@ CASES: dict[str, Any] = {
 BEFORE: dict[str, Any] = {
     **{name: on_small_disk for name in CASES if name.startswith("no room")},
     SPILLS: with_small_store,
+    FITS: with_wide_rows,
+    "a machine with a scorer goes, another comes": on_machines,
 }
 
 
@@ -317,6 +352,8 @@ def run_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
         finally:
             if run.process.poll() is None:
                 run.process.kill()
+            if run.cluster is not None:
+                run.cluster.shutdown()
             if run.small.is_mount():
                 subprocess.call(["umount", "-l", str(run.small)])
 
@@ -342,21 +379,28 @@ def judge(run: Run, before: int) -> dict[str, Any]:
         "redone": redone,
         "restarts": len(resumed),
         "error": next(t["eval/error"] for t in reversed(lines) if "eval/error" in t),
-        "said": [t for t in run.output().splitlines() if "going on" in t or "started again" in t],
+        "said": [t.strip() for t in run.output().splitlines() if any(w in t for w in TOLD)],
     }
+
+
+def seen(said: list[str]) -> str:
+    """What the user sees, in short."""
+    found = [re.sub(r"\s+", " ", text.replace("|", "/")) for text in dict.fromkeys(said)]
+    short = [text if len(text) <= 110 else f"{text[:107]}..." for text in found[:3]]
+    return "; ".join(short) or "nothing"
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """As it stands in the record."""
     lines = [
         "| fault | longest pause [s] | rows lost | trained twice | trained anew since "
-        "the last checkpoint | error % | exit | load average |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "the last checkpoint | error % | exit | load average | what the user sees |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for case in sorted({r["case"] for r in results}, key=list(CASES).index):
         ones = [r for r in results if r["case"] == case]
         if any("failed" in r for r in ones):
-            lines.append(f"| {case} | - | - | - | - | failed | {ones[0]['exit']} | - |")
+            lines.append(f"| {case} | - | - | - | - | failed | {ones[0]['exit']} | - | - |")
             continue
         cells = [
             f"{median(r['pause_s'] for r in ones):.1f}",
@@ -364,6 +408,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{100 * median(r['error'] for r in ones):.2f}",
             str(ones[0]["exit"]),
             str(ones[0]["load"]),
+            seen(ones[0]["said"]),
         ]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -383,9 +428,11 @@ def main() -> None:
     wanted = options.only.split(",") if options.only else [""]
     cases = [name for name in CASES if any(word in name for word in wanted)]
     results: list[dict[str, Any]] = []
+    commit = context((), "benchmarks/faults.py")["commit"]
     for _ in range(options.repeats):
         for name in cases:
-            results.append(run_case(name, options) | {"load": round(os.getloadavg()[0])})
+            found = run_case(name, options)
+            results.append(found | {"load": round(os.getloadavg()[0]), "commit": commit})
             print(json.dumps(results[-1]), flush=True)
             write(options, results)
     print(table(results))

@@ -33,6 +33,7 @@ COLUMNS = (  # name in a cell, heading, factor, digits
     ("copied_trained", "copies among trained %", 100, 1),
     ("mean_age_steps", "mean age [steps]", 1, 1),
     ("max_age_steps", "max age [steps]", 1, 0),
+    ("cpu_s", "CPU [s]", 1, 0),
 )
 RECORDS = Path(__file__).parents[1] / "records"
 NOTE = f"""\
@@ -42,8 +43,10 @@ brackets the {LEVEL:.0%} bootstrap interval over paired seeds. `never`: not reac
 budget. A method that is better at its smallest budget already counts with that budget, so its ratio
 is an upper bound. `-`: not finished."""
 WALL = """\
-Cost counts neither selection nor idle scorers. Wall time against uniform training on all cores, the
-scorers' included, is measured apart, on Ray: `frontier_wall.py`."""
+Cost counts forward and backward passes, not reading, augmentation, selection or idle scorers; the
+CPU seconds of the tables count all but the last, and evaluation, under whatever load there was. Wall
+time against uniform training on all cores, the scorers' included, is measured apart, on Ray:
+`frontier_wall.py`."""
 
 
 def report(plan: Plan, ratio: dict[str, float], out: Path, *, name: str, quick: bool) -> list[Path]:
