@@ -44,8 +44,8 @@ budget. A method that is better at its smallest budget already counts with that 
 is an upper bound. `-`: not finished."""
 WALL = """\
 Cost counts forward and backward passes, not reading, augmentation, selection or idle scorers; the
-CPU seconds of the tables count all but the last, and evaluation, under whatever load there was. Wall
-time against uniform training on all cores, the scorers' included, is measured apart, on Ray:
+CPU seconds of the tables count all but the last, and evaluation, under whatever load there was.
+Wall time against uniform training on all cores, the scorers' included, is measured apart, on Ray:
 `frontier_wall.py`."""
 
 
