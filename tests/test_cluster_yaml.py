@@ -148,7 +148,8 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ("RAY_AUTH_MODE=token ray start --address", "ray start --address", "token authentication",
          "worker_start_ray_commands"),
         ("--dashboard-host=127.0.0.1", "--dashboard-host 0.0.0.0", "dashboard", "0.0.0.0"),
-        ("      SecurityGroupIds: [sg-REPLACE]\n", "", "security groups", "scorer, trainer"),
+        ("      SecurityGroupIds: [sg-REPLACE]  # the head's\n", "", "security groups",
+         "scorer, trainer"),
         ("InstanceType: m5.xlarge", "InstanceMarketOptions: {MarketType: spot}", "spot: head",
          "the run with it"),
         # what the documented run asks for
