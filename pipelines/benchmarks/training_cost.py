@@ -44,6 +44,7 @@ from raysb.task import Task, inputs
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
 from raysb.training.learner import Learner
+from raysb.training.memory import keep_freed_pages
 from raysb.training.settings import Training
 from raysb.training.spec import StreamSpec
 
@@ -149,6 +150,7 @@ def work(rank: int, features: int, width: int, pairs: int, folder: str) -> None:
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     torch.set_num_threads(1)
+    keep_freed_pages()  # as a worker does; for both
     steps = {"ours": ours(features, width), "plain": plain(features, width)}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for reading in range(pairs + 2):
