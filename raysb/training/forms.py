@@ -50,9 +50,8 @@ text = leaf("text", lambda v: isinstance(v, str))
 truth = leaf("true or false", lambda v: isinstance(v, bool))
 mapping = leaf("a dict", lambda v: isinstance(v, Mapping))
 numeral = leaf("a whole number from 0", lambda v: v.isdecimal() and int(v) < _MOST)  # a key of JSON
-integral = leaf(
-    "a whole number", lambda v: str(int(v)) == v and abs(int(v)) < _MOST
-)  # the same, also below 0
+# the same, also below 0
+integral = leaf("a whole number", lambda v: str(int(v)) == v and abs(int(v)) < _MOST)
 
 
 def keys(
