@@ -157,3 +157,7 @@ class Board:
         while self._sent:  # else `flush` might come before them
             ray.get(self._sent.popleft())
         return cast(bool, ray.get(self._actor.flush.remote(name, limit_s)))
+
+    def kill(self) -> None:
+        """End the actor: whoever waits for it gets an error."""
+        ray.kill(self._actor)

@@ -192,8 +192,7 @@ class Supervisor:
                 return self._outcome(_fit(trainer, stream), work)
             finally:  # an error may name the list
                 with suppress(ray.exceptions.RayError):
-                    asked = stream.ledger._actor.nonfinite.remote()
-                    self._nonfinite = ray.get(asked, timeout=LIST_LIMIT_S)
+                    self._nonfinite = stream.ledger.nonfinite(LIST_LIMIT_S)
 
     def _outcome(self, result: Any, work: Job) -> Any:
         """Ray's result with the last metrics, and the checkpoint wherever it lies."""
@@ -221,7 +220,7 @@ class Supervisor:
         self._ended = why
         trainer.abort()
         for part in (stream.ledger, stream.board):  # which may hang themselves
-            ray.kill(part._actor)
+            part.kill()
 
     def _ask_to_stop(self) -> None:
         first, self._stopping = not self._stopping, True

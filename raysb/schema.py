@@ -128,6 +128,23 @@ def take(batch: Batch, rows: npt.NDArray[np.integer] | slice) -> Batch:
     return {name: column[rows] for name, column in batch.items()}
 
 
+def rows_of(ids: Ids, there: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The row of each id, and whether it is there; where it is not, the row is any.
+
+    Args:
+        ids: int64 [n].
+        there: Ids of the rows, int64 [N], in any order.
+
+    Returns:
+        int64 [n] in [0, N), and bool [n].
+    """
+    if not len(there):
+        return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+    by_id = np.argsort(there, kind="stable")
+    rows = by_id[np.minimum(np.searchsorted(there, ids, sorter=by_id), len(there) - 1)]
+    return rows, there[rows] == ids
+
+
 def concatenate(batches: list[Batch]) -> Batch:
     """Rows of several batches with the same columns, in order."""
     if len(batches) == 1:

@@ -59,6 +59,7 @@ SLOW_S = 20.0
 FULL_STEPS = 2 * CHECKPOINT_EVERY + 10
 SPILLS = "rows that do not fit into the object store"
 FITS = "the same rows in a store that holds them"
+MOVES = "a machine with a scorer goes, another comes"
 SCORERS = {"num_cpus": 1, "resources": {"scorer": 3}}  # room for one scorer that asks for 2 of 3
 WORKERS = {"num_cpus": 2, "resources": {"trainer": 2}}
 
@@ -319,7 +320,7 @@ CASES: dict[str, Any] = {
     "no room for checkpoints to the end, then --resume": full_to_the_end,
     SPILLS: no_fault,
     FITS: no_fault,
-    "a machine with a scorer goes, another comes": lose_machine,
+    MOVES: lose_machine,
     "SIGINT, then --resume": again(signal.SIGINT),
     "SIGINT twice, then --resume": again(signal.SIGINT, signal.SIGINT),
     "SIGTERM, then --resume": again(signal.SIGTERM),
@@ -331,7 +332,7 @@ BEFORE: dict[str, Any] = {
     **{name: on_small_disk for name in CASES if name.startswith("no room")},
     SPILLS: with_small_store,
     FITS: with_wide_rows,
-    "a machine with a scorer goes, another comes": on_machines,
+    MOVES: on_machines,
 }
 
 

@@ -17,7 +17,7 @@ from raysb.errors import DataError, RunDirectoryError
 from raysb.prepare import has_classes
 from raysb.report.directory import CONFIG
 from raysb.scan.run import open_every_row
-from raysb.schema import Ids, Source
+from raysb.schema import Ids, Source, rows_of
 from raysb.source.spans import Origin, class_names, ids_and_target, origin_of
 
 WITHOUT = "--no-origin goes without file, row and label"
@@ -96,11 +96,8 @@ def locate(ids: Ids, source: Source, config: Config) -> Located:
         DataError: An id is not there: these are other data.
     """
     there, target = ids_and_target(source, config.data.target)  # [N]
-    by_id = np.argsort(there, kind="stable")
-    place = np.minimum(np.searchsorted(there, ids, sorter=by_id), len(there) - 1)
-    rows = by_id[place]
-    absent = there[rows] != ids
-    if absent.any():
+    rows, known = rows_of(ids, there)
+    if (absent := ~known).any():
         raise DataError(
             f"data.train={config.data.train}: {int(absent.sum()):,} of the {len(ids):,} ids of the "
             f"history are not in it, the first of them {int(ids[absent][0])}: these are not the "

@@ -18,7 +18,7 @@ from raysb.planning.labels import Labels, judge_labels
 from raysb.planning.measure import SECONDS, Measured, measure
 from raysb.planning.workloads import named, works_of
 from raysb.prepare import build_job, has_classes, open_data, resolve
-from raysb.schema import Ids, Source
+from raysb.schema import Ids, Source, rows_of
 from raysb.selection import (
     SELECTORS,
     ImportanceSampling,
@@ -122,11 +122,10 @@ def labels_of(history: RunHistory, source: Source, config: Config) -> Labels:
 def _classes_of(ids: Ids, source: Source, target: str | None) -> npt.NDArray[np.int64] | None:
     """The label of each id [n]; none where a row has not one integer, or an id is not there."""
     there, labels = ids_and_target(source, target)
-    if labels is None or labels.dtype.kind == "f" or not len(there):
+    if labels is None or labels.dtype.kind == "f":
         return None
-    by_id = np.argsort(there, kind="stable")
-    place = by_id[np.minimum(np.searchsorted(there, ids, sorter=by_id), len(there) - 1)]
-    return labels[place].astype(np.int64) if bool((there[place] == ids).all()) else None
+    rows, known = rows_of(ids, there)
+    return labels[rows].astype(np.int64) if known.all() else None
 
 
 def predict(config: Config, job: TrainingJob, measured: Measured, labels: Labels | None) -> Plan:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from raysb.schema import ID, Batch, Ids, take
+from raysb.schema import ID, Batch, Ids, rows_of, take
 
 NO_IDS: Ids = np.empty(0, np.int64)
 
@@ -33,9 +33,8 @@ class Waiting(NamedTuple):
         if self.rows is None:
             return left(ids, self.trained)
         wanted = self.rows[ID].astype(np.int64, copy=False)
-        order = np.argsort(ids, kind="stable")
-        found = order[np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)]
-        if len(missing := wanted[ids[found] != wanted]):
+        found, known = rows_of(wanted, ids)
+        if len(missing := wanted[~known]):
             raise KeyError(int(missing[0]))
         return found
 

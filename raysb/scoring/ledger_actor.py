@@ -192,6 +192,10 @@ class LedgerClient:
         """What the live line shows."""
         return cast(dict[str, Any], ray.get(self._actor.progress.remote()))
 
-    def nonfinite(self) -> dict[int, int]:
-        """Ids whose loss was not finite, with how often."""
-        return cast(dict[int, int], ray.get(self._actor.nonfinite.remote()))
+    def nonfinite(self, limit_s: float) -> dict[int, int]:
+        """Ids whose loss was not finite, with how often; waits for so long at most."""
+        return cast(dict[int, int], ray.get(self._actor.nonfinite.remote(), timeout=limit_s))
+
+    def kill(self) -> None:
+        """End the actor: whoever waits for it gets an error."""
+        ray.kill(self._actor)
