@@ -11,6 +11,7 @@ from typing import Any
 
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
+from raysb.own_cluster import end_monitor, looking_often
 from raysb.packing import TRAIN_WORKERS, Processes, misplaced
 
 NAMESPACE = "raysb"
@@ -66,18 +67,21 @@ def connected(
         # Ray's own handlers would end the driver with its own exit code
         with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():
             if address == "local":
-                ray.init(
-                    address="local",
-                    num_cpus=own_cpus(),
-                    num_gpus=num_gpus,
-                    include_dashboard=False,
-                    namespace=NAMESPACE,
-                    **quiet,
-                )
+                with looking_often():
+                    ray.init(
+                        address="local",
+                        num_cpus=own_cpus(),
+                        num_gpus=num_gpus,
+                        include_dashboard=False,
+                        namespace=NAMESPACE,
+                        **quiet,
+                    )
             else:
                 ray.init(address=address, namespace=NAMESPACE, **quiet)
         yield ray
     finally:
+        if address == "local":
+            end_monitor()
         ray.shutdown()
 
 

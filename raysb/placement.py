@@ -11,7 +11,8 @@ from typing import Any
 
 OWN_KEYS = {"CPU": "num_cpus", "GPU": "num_gpus"}  # these have settings of their own
 LEAST = 1e-3  # Ray counts in ten-thousandths, and a reader asks for a tenth
-READER_SHARE = 0.1
+READER_CPUS = 0.1  # readers mostly wait; the cap on their number is what bounds them
+READER_SHARE = 0.1  # of what a scorer takes of a custom resource
 
 
 def check_resources(section: str, resources: Any) -> None:

@@ -335,7 +335,8 @@ class Trainer(TorchTrainer):
     """`TorchTrainer`, without 12 s at its end, and without its answer to Ctrl-C.
 
     Ray Train's own clean-up of placement groups asks a dashboard that is not there, and waits for
-    an answer; the groups end with the run's actors anyway. At Ctrl-C it throws the run away, where
+    an answer; the groups end with the run's actors anyway. A process that deals datasets is left
+    out too: streams reach the workers by themselves. At Ctrl-C Ray Train throws the run away, where
     ours is saved. The hooks are private: where Ray has none, these methods are never called.
     """
 
@@ -343,6 +344,9 @@ class Trainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        for callback in callbacks:
+            if type(callback).__name__ == "DatasetsCallback":
+                callback.before_init_train_context = _no_datasets
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
     def _register_sigint_handler(self, controller: Any) -> None:
@@ -354,6 +358,11 @@ class Trainer(TorchTrainer):
             with suppress(ray.exceptions.RayError):
                 ray.get(self._controller.abort.remote(), timeout=ABORT_LIMIT_S)
             ray.kill(self._controller)  # what is left of its workers ends with it
+
+
+def _no_datasets(workers: list[Any]) -> dict[str, list[Any]]:
+    """What Ray Train's callback for datasets gives to each worker, where there are none."""
+    return {"dataset_shard_provider": [None] * len(workers)}
 
 
 def _train_processes(scaling: Any) -> dict[str, Processes]:

@@ -20,7 +20,7 @@ from raysb.history.settings import History
 from raysb.history.shards import LossHistory, Snapshot
 from raysb.losses import CrossEntropy
 from raysb.packing import Processes
-from raysb.placement import READER_SHARE, amounts
+from raysb.placement import READER_CPUS, READER_SHARE, amounts
 from raysb.schema import Batch
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
@@ -32,7 +32,6 @@ from raysb.task import Forward, PerSampleLoss
 from raysb.training.check import try_first_rows
 from raysb.training.spec import StreamSpec
 from raysb.training.stages import StreamHandle
-from raysb.training.stream import READER_CPUS
 
 
 class SelectiveStream:

@@ -24,7 +24,17 @@ ORDER = [
     {"training"},
     {"report"},
     {
-        *("values", "settings_io", "config", "cluster", "packing", "needs", "device", "models"),
+        *(
+            "values",
+            "settings_io",
+            "config",
+            "own_cluster",
+            "cluster",
+            "packing",
+            "needs",
+            "device",
+            "models",
+        ),
         *("job", "prepare", "ray_engine", "local", "stream", "loader", "trainer", "run", "scan"),
         *(
             "evaluate",
@@ -61,6 +71,7 @@ IMPORTS_RAY = {
     ),
     *(
         "scan.ray",
+        "own_cluster",
         "cluster",
         "shared",
         "doctor.cluster_file",

@@ -15,7 +15,7 @@ import ray.data
 
 from raysb.cluster import check_placement, cluster_nodes
 from raysb.packing import Processes
-from raysb.placement import READER_SHARE, amounts
+from raysb.placement import READER_CPUS, READER_SHARE, amounts
 from raysb.schema import Batch
 from raysb.source.dataset import share
 from raysb.source.spans import START, STOP
@@ -24,7 +24,6 @@ from raysb.training.memory import keep_freed_pages
 if TYPE_CHECKING:
     from raysb.scan.job import Scored, ScoreJob
 
-READER_CPUS = 0.1  # a share that lets many wait; what bounds them is their number
 IN_FLIGHT = 2  # spans at an actor: the next is there when one is done
 
 

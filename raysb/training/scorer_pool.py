@@ -9,11 +9,15 @@ A scorer is added where a machine has room for it, and taken away only when it h
 row is lost or scored twice. Scorers that wait in the gate always have tasks; while there are too
 many, no more tasks are given out than scorers should remain, and who has none then goes.
 
+Where machines come and go too, the cluster's autoscaler is asked for room for as many scorers as
+there should be, by all that they take, custom resources among it. Ray Data would ask by its own
+signal, for CPUs and GPUs alone.
+
 The hooks are private or for developers: where Ray has renamed them, the number stays as it is.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +27,13 @@ from ray.data._internal.actor_autoscaler.autoscaling_actor_pool import ActorPool
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.context import AutoscalingConfig
 
-from raysb.placement import amounts
+from raysb.placement import READER_CPUS, READER_SHARE, amounts
 from raysb.scoring.ledger_actor import LedgerClient
 from raysb.scoring.settings import Scoring
 
 ORDERS = "raysb/scorers"  # key of the configuration that travels with an execution
 ASK_EVERY_S = 1.0
+RENEW_EVERY_S = 60.0  # Ray forgets what was asked of the autoscaler after 180 s
 _HOOKS = ("_data_context", "_topology", "_backpressure_policies")
 _SCORERS = ("PoolScorer", "ReadingScorer")  # Ray names an operator after its class
 
@@ -41,17 +46,23 @@ class Orders:
         ledger: Knows how many scorers there should be.
         generation: Of the worker group that they serve.
         needs: What Ray gives to each scorer, by name.
+        beside: What it gives to each of the readers, which lie on the same machines.
     """
 
     ledger: LedgerClient
     generation: int
     needs: Mapping[str, float]
+    beside: Sequence[Mapping[str, float]] = ()
 
     @classmethod
-    def of(cls, scoring: Scoring, ledger: LedgerClient, generation: int) -> "Orders":
+    def of(
+        cls, scoring: Scoring, ledger: LedgerClient, generation: int, num_readers: int = 0
+    ) -> "Orders":
         """The orders for scorers of these settings."""
         own = {"CPU": scoring.num_cpus, "GPU": scoring.num_gpus}
-        return cls(ledger, generation, own | amounts(scoring.resources))
+        reader = {"CPU": READER_CPUS} | amounts(scoring.resources, READER_SHARE)
+        needs = own | amounts(scoring.resources)
+        return cls(ledger, generation, needs, (reader,) * num_readers)
 
 
 def by_itself_never() -> Any:
@@ -79,13 +90,14 @@ class ScorerPool(ExecutionCallback):
         self._orders, self._wanted = orders, self._pool.min_size()
         self._asked: Any = None
         self._next = 0.0
+        self._machines = Machines(getattr(executor, "_cluster_autoscaler", None))
         executor._backpressure_policies.append(_Draining(self))
 
     def on_execution_step(self, executor: Any) -> None:
         """Ask, listen, scale; called by Ray Data every few hundredths of a second. Never waits."""
         if self._orders is None:
             return
-        self._listen()
+        self._listen(self._orders)
         now = time.monotonic()
         if self._asked is None and now >= self._next:
             self._next = now + ASK_EVERY_S
@@ -94,13 +106,14 @@ class ScorerPool(ExecutionCallback):
             self._grow(self._orders.needs)
         self._shrink()
 
-    def _listen(self) -> None:
+    def _listen(self, orders: Orders) -> None:
         if self._asked is None or not ray.wait([self._asked], timeout=0)[0]:
             return
         with suppress(ray.exceptions.RayError):  # of a ledger that is gone: it is told elsewhere
             wanted = ray.get(self._asked)
             self._wanted = self._pool.current_size() if wanted is None else wanted
         self._asked = None
+        self._machines.ask([*[orders.needs] * self._wanted, *orders.beside])
 
     def _grow(self, needs: Mapping[str, float]) -> None:
         fixed = self._pool.min_size() == self._pool.max_size()
@@ -144,6 +157,31 @@ class _Draining:
     def max_task_output_bytes_to_read(self, op: Any) -> int | None:
         """No limit."""
         return None
+
+
+class Machines:
+    """Asks the cluster's autoscaler for machines, in the place of Ray Data's rule.
+
+    Where there is no autoscaler nobody listens.
+
+    Args:
+        autoscaler: Ray Data's, through which it asks; `None`: nothing is asked.
+    """
+
+    def __init__(self, autoscaler: Any) -> None:
+        self._send = getattr(autoscaler, "_send_resource_request", None)  # private
+        self._sent: list[Mapping[str, float]] | None = None
+        self._renew_at = 0.0
+        if self._send is not None:
+            autoscaler.try_trigger_scaling = lambda: None
+
+    def ask(self, processes: list[Mapping[str, float]]) -> None:
+        """Ask for room for all of these processes, unless that was asked a moment ago."""
+        now = time.monotonic()
+        if self._send is None or (processes == self._sent and now < self._renew_at):
+            return
+        self._sent, self._renew_at = processes, now + RENEW_EVERY_S
+        self._send([{kind: n for kind, n in each.items() if n > 0} for each in processes])
 
 
 def free_on_nodes() -> list[dict[str, float]]:

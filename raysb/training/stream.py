@@ -24,7 +24,7 @@ from raysb.errors import NonFiniteError, RaysbError, ResourceError, StreamOrderE
 from raysb.history.shards import LossHistory
 from raysb.history.table import LossTable
 from raysb.interrupt import stop_name
-from raysb.placement import READER_SHARE, amounts
+from raysb.placement import READER_CPUS, READER_SHARE, amounts
 from raysb.schema import POOL, Batch, Floats, Ids, Published
 from raysb.scoring.cursor import Cursor
 from raysb.source.plan import PoolPlan
@@ -44,7 +44,6 @@ from raysb.training.stages import (
 from raysb.training.teller import Step, Teller
 from raysb.weights import FlatState, WeightStore
 
-READER_CPUS = 0.1  # readers mostly wait for the ledger; the cap on their number is what bounds them
 START_LIMIT_S = 120
 LOOK_EVERY_S = 5  # while there are no rows
 IN_FLIGHT = 2  # pools at an actor
@@ -167,7 +166,7 @@ class RayStream(BatchStream):
         context.raise_original_map_exception = True  # a DataError stays one
         context.custom_execution_callback_classes = [ShortWaits, ScorerPool]
         context.autoscaling_config = by_itself_never()
-        orders = Orders.of(scoring, self._handle.ledger, self._generation)
+        orders = Orders.of(scoring, self._handle.ledger, self._generation, spec.num_readers)
         context.set_config(ORDERS, orders if spec.scored else None)
         flow_of = (Flow(self._handle, plan, self._generation, [ray.put(self.cursor)]),)
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})

@@ -1,5 +1,8 @@
 """What is refused before a run, by one look at the first rows."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,3 +30,35 @@ def test_a_label_without_an_output_is_named_by_file_and_row_before_the_run(tmp_p
             data=Data(inputs=("x",)),
             engine="local",
         )
+
+
+LOOKED_AT = """
+import sys
+import numpy as np
+import torch
+from raysb.losses import cross_entropy
+from raysb.source.settings import Data
+from raysb.trainer import SelectiveTrainer
+
+SelectiveTrainer(
+    model=lambda: torch.nn.Linear(3, 3),
+    loss=cross_entropy("label"),
+    datasets={"train": {"x": np.zeros((9, 3), np.float32), "label": np.arange(9) % 3}},
+    data=Data(inputs=("x",)),
+    engine="local",
+)
+assert "torch._dynamo" not in sys.modules
+torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+assert "torch._dynamo" in sys.modules  # as ever, where one is to be used
+"""
+
+
+def test_the_look_at_the_optimizer_loads_no_compiler_and_leaves_torch_as_it_was() -> None:
+    """Which takes .7 s of every start."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKED_AT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
