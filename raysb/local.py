@@ -132,6 +132,7 @@ class LocalStream(BatchStream):
             num_scored=grant.num_scored,
             fallen_back=grant.fallen_back,
             times_selected=self._scoring.times_selected(self.history, batch, epoch),
+            accuracy=grant.accuracy,
         )
         self._record(scored.scores)
         self.history.record_selected(scored.drawn, epoch)

@@ -335,8 +335,8 @@ class Trainer(TorchTrainer):
     """`TorchTrainer`, without 12 s at its end, and without its answer to Ctrl-C.
 
     Ray Train's own clean-up of placement groups asks a dashboard that is not there, and waits for
-    an answer; the groups end with the run's actors anyway. A process that deals datasets is left
-    out too: streams reach the workers by themselves. At Ctrl-C Ray Train throws the run away, where
+    an answer; the groups end with the run's actors anyway. The process that deals datasets is left
+    out where there are none: a run's own stream reaches the workers by itself. At Ctrl-C Ray Train throws the run away, where
     ours is saved. The hooks are private: where Ray has none, these methods are never called.
     """
 
@@ -345,7 +345,7 @@ class Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         for callback in callbacks:
-            if type(callback).__name__ == "DatasetsCallback":
+            if type(callback).__name__ == "DatasetsCallback" and not self.datasets:
                 callback.before_init_train_context = _no_datasets
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 

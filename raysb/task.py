@@ -173,8 +173,17 @@ class Task:
 
     def correctness(self, outputs: Any, batch: TensorBatch) -> torch.Tensor | None:
         """Whether each prediction was right, where the task can tell. uint8 [B]"""
-        rule = self.correct or getattr(self.loss, "correct", None)
+        rule = self._rule
         return None if rule is None else rule(outputs, batch).to(torch.uint8)
+
+    @property
+    def tells_right_from_wrong(self) -> bool:
+        """Whether `correctness` has an answer."""
+        return self._rule is not None
+
+    @property
+    def _rule(self) -> Callable[[Any, TensorBatch], torch.Tensor] | None:
+        return self.correct or getattr(self.loss, "correct", None)
 
 
 def to_tensors(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:

@@ -41,6 +41,7 @@ class Ledger:
         ring: The last R losses in pool order, `None` when nothing is scored.
         rows_per_epoch: N, the denominator of `max_nonfinite_fraction`.
         max_nonfinite_fraction: Share of an epoch's losses that may be NaN or infinite.
+        pools_per_epoch: By which the epoch of a pool is known; 0: no pool is told of an accuracy.
         audits: What is known of the scores that stand in for the live model's.
 
     Attributes:
@@ -51,6 +52,7 @@ class Ledger:
     ring: Ring | None = None
     rows_per_epoch: int = 0
     max_nonfinite_fraction: float = 1.0
+    pools_per_epoch: int = 0
     audits: Audits = field(default_factory=Audits)
     generation: int = 0
     closed: bool = True
@@ -157,9 +159,20 @@ class Ledger:
             self._reserve(pool, num_rows)
         window = np.empty(0, np.float32) if self.ring is None else self.ring.window()
         self.grants[pool] = Grant(
-            self.weights_step, window, self.weights, self.totals.num_scored, self.audits.fallen_back
+            self.weights_step,
+            window,
+            self.weights,
+            self.totals.num_scored,
+            self.audits.fallen_back,
+            self._accuracy_before(pool),
         )
         return self.grants[pool]
+
+    def _accuracy_before(self, pool: int) -> float | None:
+        """What is known of the epochs before that of a pool."""
+        if not self.pools_per_epoch:
+            return None
+        return self.totals.accuracy_before(pool // self.pools_per_epoch, self.rows_per_epoch)
 
     def _epoch_may_begin(self, pool: int) -> bool:
         """Whether all that a selector looks back at is recorded, in lockstep the last steps too."""

@@ -23,6 +23,7 @@ class Grant(NamedTuple):
     weights: Any = None  # where to find them, as the trainer told
     num_scored: int = 0  # rows that the run has scored so far
     fallen_back: bool = False  # score with the live model, in full precision and size
+    accuracy: float | None = None  # of the newest earlier epoch that was scored whole, if known
 
 
 class PoolRecord(NamedTuple):

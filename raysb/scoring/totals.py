@@ -79,6 +79,19 @@ class RunTotals:
                 del self.nonfinite[sample]
         return totals
 
+    def accuracy_before(self, epoch: int, rows: int) -> float | None:
+        """Share predicted rightly of the newest earlier epoch that was scored whole, if any was.
+
+        Args:
+            epoch: Only those before it count, so that a pool that comes again is told the same.
+            rows: Of a whole epoch.
+        """
+        for earlier in range(epoch - 1, -1, -1):
+            sums = self.epochs.get(earlier)
+            if sums is not None and sums.num_judged and sums.num_offered >= rows:
+                return sums.num_correct / sums.num_judged
+        return None
+
     def newest(self, count: int = 3) -> dict[int, dict[str, Any]]:
         """Sums of the last epochs, as plain numbers."""
         return {epoch: vars(self.epochs[epoch]).copy() for epoch in sorted(self.epochs)[-count:]}

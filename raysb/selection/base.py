@@ -75,6 +75,11 @@ class Selector(ABC):
         return False
 
     @property
+    def needs_accuracy(self) -> bool:
+        """Whether it looks at the distribution's `accuracy`, so that there has to be one."""
+        return False
+
+    @property
     def looks_back(self) -> bool:
         """Whether an epoch can only begin when the one before it is recorded."""
         return self.preselects and (self.needs_scores or self.records_backward)

@@ -31,13 +31,22 @@ class LossDistribution:
         losses: [R], oldest first (the order matters to `recent` alone), all finite.
         earlier: Counts of losses before these, which R then counts too; ranks among them are exact
             to a bin.
+        accuracy: See the attribute.
+
+    Attributes:
+        accuracy: Share of the rows that were predicted rightly in the last epoch that was scored
+            whole, from 0 to 1; none: not known.
 
     Raises:
         ValueError: A loss is not finite: it would shift the ranks of all others.
     """
 
     def __init__(
-        self, losses: npt.NDArray[np.floating], earlier: LossHistogram | None = None
+        self,
+        losses: npt.NDArray[np.floating],
+        earlier: LossHistogram | None = None,
+        *,
+        accuracy: float | None = None,
     ) -> None:
         if not np.isfinite(losses).all():
             raise ValueError(
@@ -46,9 +55,12 @@ class LossDistribution:
             )
         self._losses = losses
         self._earlier = earlier
+        self.accuracy = accuracy
 
     @classmethod
-    def merged(cls, window: Window, own: Floats, capacity: int) -> "LossDistribution":
+    def merged(
+        cls, window: Window, own: Floats, capacity: int, *, accuracy: float | None = None
+    ) -> "LossDistribution":
         """The window after the whole pool was appended: what a deque of `capacity` would hold.
 
         Args:
@@ -56,10 +68,12 @@ class LossDistribution:
                 which the pool comes on top of: nothing tells which of those counted are the oldest.
             own: float32 [n], the finite losses of the pool itself.
             capacity: R, at least 1.
+            accuracy: See `LossDistribution`.
         """
         if isinstance(window, CountedWindow):
-            return cls(np.concatenate([window.recent, own]), window.earlier)
-        return cls(np.concatenate([window, own])[-capacity:])
+            own = np.concatenate([window.recent, own])
+            return cls(own, window.earlier, accuracy=accuracy)
+        return cls(np.concatenate([window, own])[-capacity:], accuracy=accuracy)
 
     def histogram(self) -> LossHistogram:
         """All of the R losses, by their counts."""

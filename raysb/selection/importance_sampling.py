@@ -44,8 +44,10 @@ class ImportanceSampling(Selector):
         presample: m, rows scored for each row drawn, at least 1.
         tau_threshold: Least tau, at least 0; none is (m + 3) / 3, from which on a score for each of
             m rows is paid back if a backward pass costs two forward passes. 0 is always on.
-        exponent: e, at most 1: 1 is unbiased; 0 leaves all weights at 1, which favours rows of
-            large gradients; below 0 favours them more. The source recommends .5 in that case.
+        exponent: e, at most 1: 1 is unbiased; 0 weighs all draws alike, which favours rows of
+            large gradients; below 0 favours them more. The source recommends .5 in that case. At 0
+            each draw weighs 1 where every G is above 0, else the share of rows whose G is: in the
+            mean over all rows that e = 1 estimates, the others count 0.
         history: R, scores by which tau is known, at least 256; twice the rows of a pool or more, or
             nothing is left unscored.
         at: Name of the module at whose output the gradient is taken; none is the last one with
@@ -189,8 +191,10 @@ def places(share: Doubles, uniform: Doubles) -> npt.NDArray[np.int64]:
 def importance_weights(scores: npt.NDArray[np.floating], exponent: float = 1.0) -> Doubles:
     """w_i = (1 / (n p_i)) ^ e, times what makes sum w s the same as for e = 1.
 
-    The last says that the expected weight of a draw, sum p w, is the same for every e: the step
-    size stays. All 1 where every score is 0; 0 for a score of 0 among others, which is never drawn.
+    The last says that the expected weight of a draw, sum p w, is the same for every e, the share m
+    / n of the m scores above 0: the step size stays. With e = 0 each of these weighs m / n, which
+    is 1 where no score is 0. All 1 where every score is 0; 0 for a score of 0 among others, which
+    is never drawn.
 
     Args:
         scores: [n], finite, at least 0.

@@ -126,6 +126,7 @@ class PoolScoring:
         fallen_back: bool = False,
         times_selected: npt.NDArray[np.integer] | None = None,
         agreement: RankAgreement | None = None,
+        accuracy: float | None = None,
     ) -> ScoredPool:
         """Score n rows and select among them; pure but for the clock.
 
@@ -140,6 +141,7 @@ class PoolScoring:
             fallen_back: Score with `model`, in full precision and size, whatever is set.
             times_selected: int [n], how often each row was selected, where there is a cap.
             agreement: Of the weights before these with these, where that was asked.
+            accuracy: Of the last epoch that was scored whole, as `LossDistribution` has it.
         """
         start = time.perf_counter()
         draws = Draws(seed=self.seed, epoch=epoch)
@@ -162,6 +164,7 @@ class PoolScoring:
             draws=draws,
             weights_step=weights_step,
             adjust=self._adjust(fresh, times_selected, draws),
+            accuracy=accuracy,
         )
         ids = fresh[ID].astype(np.int64, copy=False)
         rows, drawn = chosen.batch, _NO_IDS
@@ -321,6 +324,7 @@ class Scorer:
                 fallen_back=grant.fallen_back,
                 times_selected=self._scoring.times_selected(self._history, batch, epoch),
                 agreement=agreement,
+                accuracy=grant.accuracy,
             )
             self._history.record(scored.scores)
             if len(scored.drawn):

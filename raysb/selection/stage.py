@@ -47,6 +47,7 @@ def select_pool(
     draws: Draws,
     weights_step: int,
     adjust: Adjust | None = None,
+    accuracy: float | None = None,
 ) -> SelectedPool:
     """Select rows of a pool.
 
@@ -64,6 +65,8 @@ def select_pool(
         weights_step: Optimizer steps behind the weights that scored the pool.
         adjust: Changes the selection among the rows with finite scores, given their ids and their
             positions in the pool.
+        accuracy: Share of the rows that were predicted rightly in the last epoch that was scored
+            whole, from 0 to 1; none: not known.
 
     Returns:
         The selected rows with `weights_step`, `probability`, `weight` and, where they are given,
@@ -83,7 +86,11 @@ def select_pool(
             raise ValueError(f"select_pool: {len(losses)} losses for {len(ids)} rows")
         ranked = losses if scores is None else scores
         finite = np.flatnonzero(np.isfinite(losses) & np.isfinite(ranked))
-        selection = _select(selector, ids[finite], ranked[finite], window, draws)
+        own = ranked[finite]
+        merged = LossDistribution.merged(
+            window, own, selector.history or len(own), accuracy=accuracy
+        )
+        selection = selector.select(ids[finite], own, merged, draws)
     if adjust is not None:
         selection = adjust(selection, ids[finite], finite)
     rows = finite[selection.indices]
@@ -95,10 +102,3 @@ def select_pool(
     selected = np.zeros(len(ids), np.bool_)
     selected[rows] = True
     return SelectedPool(take(batch, rows) | columns, selected, np.delete(ids, finite), rows)
-
-
-def _select(
-    selector: Selector, ids: Ids, losses: Floats, window: Window, draws: Draws
-) -> Selection:
-    merged = LossDistribution.merged(window, losses, selector.history or len(losses))
-    return selector.select(ids, losses, merged, draws)

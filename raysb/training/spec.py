@@ -29,7 +29,7 @@ from raysb.source.open import Sources
 from raysb.source.plan import PoolPlan
 from raysb.source.settings import Data
 from raysb.source.spans import rows_of_span
-from raysb.task import Forward, PerSampleLoss, Task, inputs
+from raysb.task import Forward, PerSampleLoss, Task, describe_callable, inputs
 from raysb.training.reading import Reading
 
 # Batches in a pool that is not scored, at most: a block costs Ray 15 to 25 ms of CPU time, whatever
@@ -94,6 +94,8 @@ class StreamSpec:
             )
         self._check_adjustments()
         object.__setattr__(self, "by", self._find_score())
+        if selector.needs_accuracy:
+            self._check_accuracy()
         if self.scored and selector.records_backward and self.scoring.proxy is not None:
             raise ValueError(
                 f"scoring.proxy={self.scoring.proxy!r} with {type(selector).__name__}: losses of "
@@ -135,6 +137,21 @@ class StreamSpec:
             raise ValueError(
                 f"adjust.class_floor={adjust.class_floor}: needs raysb.losses.cross_entropy, whose "
                 "target names the classes; with another loss they are not known. Set 0"
+            )
+
+    def _check_accuracy(self) -> None:
+        if not self.task.tells_right_from_wrong:
+            raise ValueError(
+                f"{self.selector}, which follows training accuracy, with the loss "
+                f"{describe_callable(self.task.loss)}, which has no method `correct`: nothing "
+                "would be known, and every row kept. Give correct=(outputs, batch) -> bool [B], "
+                "take a loss over classes, or set selector.fraction to a number"
+            )
+        if self.scoring.proxy is not None:
+            raise ValueError(
+                f"scoring.proxy={self.scoring.proxy!r} with {self.selector}, which follows "
+                "training accuracy: what is known would be the accuracy of the proxy, which does "
+                "not train. Leave it out, or set selector.fraction to a number"
             )
 
     @classmethod
@@ -327,6 +344,7 @@ class StreamSpec:
             ring=self.ring() if self.scored else None,
             rows_per_epoch=self.source.num_rows,
             max_nonfinite_fraction=self.scoring.max_nonfinite_fraction,
+            pools_per_epoch=self.plan(1, 1).pools_per_epoch if self.scored else 0,
             audits=Audits(self.scoring.min_agreement),
         )
 

@@ -10,6 +10,7 @@ from raysb.seeding import Draws
 from raysb.selection import (
     SELECTORS,
     LossDistribution,
+    OrderedSGD,
     SelectiveBackprop,
     StaleSelectiveBackprop,
 )
@@ -85,6 +86,13 @@ def test_schedules_are_followed_epoch_by_epoch() -> None:
     assert kept == [1, 0.25, 0.25, 1]
     assert works_of(InfoBatch(anneal=0.25), 4, 9)[::3] == [UNIFORM, UNIFORM]
     assert [w.kept for w in works_of(SelectiveBackprop(beta=3.0), 2, 9)] == [0.25, 0.25]
+
+
+def test_a_share_that_follows_accuracy_is_taken_as_all_rows_which_it_is_at_first() -> None:
+    selector = OrderedSGD(fraction="auto")
+    assert works_of(selector, 2, 9) == [Work(kept=1.0)] * 2
+    assert works_of(OrderedSGD(fraction=0.25), 1, 9) == [Work(kept=0.25)]
+    assert named("ordered", selector) == "ordered f auto"
 
 
 def test_importance_sampling_that_never_starts_only_probes() -> None:

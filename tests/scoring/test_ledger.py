@@ -520,6 +520,58 @@ def test_a_call_that_died_after_its_report_gets_the_grant_that_it_had() -> None:
     assert ledger.grant(g, 2, 10).weights == "weights 1"
 
 
+def whole_epoch(ledger, g, epoch, right):
+    """Two pools of 10 rows, of which so many are predicted rightly."""
+    for pool, correct in ((2 * epoch, min(right, 10)), (2 * epoch + 1, max(right - 10, 0))):
+        assert isinstance(ledger.grant(g, pool, 10), Grant)
+        ones = np.ones(10, np.float32)
+        ledger.scored(g, record(pool, 0, epoch=epoch, losses=ones, correct=correct))
+
+
+def of_two_pools(limits):
+    ledger = Ledger(rows_per_epoch=20, pools_per_epoch=2)
+    return ledger, ledger.open(limits, Cursor(), 99, 0)
+
+
+def test_a_grant_tells_the_accuracy_of_the_newest_earlier_epoch_that_was_scored_whole() -> None:
+    ledger, g = of_two_pools(Limits(global_batch=4))
+    assert ledger.grant(g, 0, 10).accuracy is None
+    whole_epoch(ledger, g, 0, right=13)
+    assert [ledger.grant(g, pool, 10).accuracy for pool in (2, 3)] == [0.65, 0.65]
+    first = record(2, 0, epoch=1, losses=np.ones(10, np.float32), correct=10)
+    ledger.scored(g, first)
+    # the next epoch is asked for while half of this one is not scored
+    assert ledger.grant(g, 4, 10).accuracy == 0.65
+    ledger.scored(g, first._replace(pool=3, num_correct=9))
+    assert ledger.grant(g, 5, 10).accuracy == 0.95
+    assert Ledger().totals.accuracy_before(9, 20) is None
+
+
+def test_a_pool_that_comes_again_is_told_the_accuracy_that_it_was_told_before() -> None:
+    """Also after a restart that knows of epochs behind it."""
+    ledger, g = of_two_pools(Limits(global_batch=4))
+    for epoch, right in enumerate((10, 15, 20)):
+        whole_epoch(ledger, g, epoch, right)
+    fresh = Ledger(rows_per_epoch=20, pools_per_epoch=2)
+    fresh.load_state_dict(ledger.state_dict())
+    for again in (ledger, fresh):
+        g = again.open(Limits(global_batch=4), Cursor(), 99, 0)
+        told = [again.grant(g, pool, 10).accuracy for pool in range(7)]
+        assert told == [None, None, 0.5, 0.5, 0.75, 0.75, 1.0]
+
+
+def test_rows_that_nobody_judged_make_no_accuracy_and_take_none_away() -> None:
+    ledger, g = of_two_pools(Limits(global_batch=4))
+    whole_epoch(ledger, g, 0, right=11)
+    for pool in (2, 3):  # drawn unread, as stale epochs do
+        ledger.scored(g, record(pool, 3, epoch=1))
+    assert ledger.grant(g, 4, 10).accuracy == 0.55
+    untold = Ledger(rows_per_epoch=20)
+    g = untold.open(Limits(global_batch=4), Cursor(), 99, 0)
+    whole_epoch(untold, g, 0, right=11)
+    assert untold.grant(g, 2, 10).accuracy is None  # it does not know a pool's epoch
+
+
 def test_a_state_of_another_version_is_refused() -> None:
     state = Ledger().state_dict() | {"version": 9}
     with pytest.raises(ValueError, match="version 9"):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from raysb.selection.distribution import LossDistribution
+from raysb.selection.distribution import CountedWindow, LossDistribution
+from raysb.selection.histogram import LossHistogram
 
 VALUES = st.lists(st.floats(0, 8, width=16), min_size=1, max_size=40)
 
@@ -92,6 +93,15 @@ def test_recent_losses_are_the_last_in_the_order_of_arrival() -> None:
     assert merged.recent(3).tolist() == [8, 2, 7]
     assert merged.recent(0).tolist() == []
     assert merged.recent(99).tolist() == [1, 8, 2, 7]
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["losses", "counts"])
+def test_the_accuracy_of_training_is_handed_on_as_it_was_given(counted) -> None:
+    window, own = floats([3, 1]), floats([2])
+    known = CountedWindow(LossHistogram(floats([5])), window) if counted else window
+    assert LossDistribution.merged(known, own, 9).accuracy is None
+    assert LossDistribution.merged(known, own, 9, accuracy=0.25).accuracy == 0.25
+    assert LossDistribution(own).accuracy is None
 
 
 def test_an_empty_distribution_ranks_nothing() -> None:

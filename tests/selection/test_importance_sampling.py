@@ -71,6 +71,26 @@ def test_the_expected_weight_of_a_draw_is_the_same_for_every_exponent(
         np.testing.assert_allclose(weight[values > 0], 1 / (len(values) * share[values > 0]))
 
 
+@pytest.mark.parametrize(
+    ("scores", "weight"),
+    [([1, 2, 3, 4], 1), ([0, 0, 3, 4], 0.5), ([0, 5, 0, 0], 0.25), ([0, 0, 0], 1)],
+)
+def test_with_exponent_0_each_draw_weighs_the_share_of_rows_that_have_a_gradient(
+    scores, weight
+) -> None:
+    """1 where all have one: rows without are never drawn, and count 0 in the mean over all."""
+    values = np.array(scores, np.float64)
+    has_gradient = (values > 0) | (values.sum() == 0)
+    weights = importance_weights(values, 0)
+    np.testing.assert_allclose(weights[has_gradient], weight, rtol=1e-12)
+    # the mean over all rows of what is 1 for each that can be drawn
+    assert shares(values) @ weights == pytest.approx(has_gradient.mean(), rel=1e-12)
+    many = select(np.repeat(values, 10), exponent=0.0, **ALWAYS)
+    off = not (values > 0).any() and len(many.weight) == 10 * len(values)
+    assert off or len(many.weight) == round(10 * len(values) / 3)
+    np.testing.assert_allclose(many.weight, weight, rtol=1e-6)
+
+
 def test_the_golden_taus() -> None:
     assert tau(np.array([1, 2, 3, 4])) == pytest.approx(1.09545, abs=5e-6)
     assert tau(SKEWED) == pytest.approx(2.90248, abs=5e-6)

@@ -188,6 +188,29 @@ def test_a_scorer_takes_the_grants_weights_and_window_and_reports_to_history_and
     np.testing.assert_allclose(known.loss, 3 * pool(number=3)["x"])
 
 
+def test_a_selector_is_shown_the_accuracy_that_came_with_the_grant() -> None:
+    seen = []
+
+    class Sees(SelectiveBackprop):
+        def select(self, ids, scores, distribution, draws):
+            seen.append(distribution.accuracy)
+            return super().select(ids, scores, distribution, draws)
+
+    class Knows(Direct):
+        def grant(self, generation, pool, rows):
+            known = {0: None, 1: 0.7}[pool]
+            return super().grant(generation, pool, rows)._replace(accuracy=known)
+
+    ledger = Ledger(ring=LossRing(300))
+    g = ledger.open(Limits(global_batch=10), Cursor(), 9, 4, (4, 2.0))
+    scoring = PoolScoring(task=TASK, selector=Sees(), seed=5)
+    locate = {0: (0, 0, 200), 1: (0, 200, 400)}.__getitem__
+    score_it = Scorer(scoring, Knows(ledger), Table(), fetcher, locate, generation=g)
+    for number in (0, 1):
+        score_it(pool(number=number))
+    assert seen == [None, 0.7]
+
+
 def test_the_ledger_counts_a_pool_when_the_history_has_it() -> None:
     """A checkpoint between the two would never know what was scored."""
 
