@@ -11,6 +11,7 @@ from typing import Any
 
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
+from raysb.joining import check_answers, use_token
 from raysb.own_cluster import end_monitor, looking_often
 from raysb.packing import TRAIN_WORKERS, Processes, misplaced
 
@@ -33,8 +34,6 @@ def prepare_environment(verbose: bool = False) -> None:
     """Set what Ray reads when it is imported; what the user has set stays."""
     for name, value in {**ENVIRONMENT, **({} if verbose else QUIET)}.items():
         os.environ.setdefault(name, value)
-    if "ray" not in sys.modules:  # the native part reads the mode at import
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextlib.contextmanager
@@ -47,7 +46,8 @@ def connected(
     or inside a job, where Ray sets RAY_ADDRESS. One of our own ends with the block.
 
     Raises:
-        ResourceError: No address is given and a cluster runs on this machine.
+        ResourceError: No address is given and a cluster runs on this machine, or the one that was
+            joined has no token authentication and this process has.
     """
     prepare_environment(verbose)
     import ray
@@ -77,7 +77,10 @@ def connected(
                         **quiet,
                     )
             else:
+                use_token()
                 ray.init(address=address, namespace=NAMESPACE, **quiet)
+        if address != "local":
+            check_answers(address)
         yield ray
     finally:
         if address == "local":

@@ -336,8 +336,9 @@ class Trainer(TorchTrainer):
 
     Ray Train's own clean-up of placement groups asks a dashboard that is not there, and waits for
     an answer; the groups end with the run's actors anyway. The process that deals datasets is left
-    out where there are none: a run's own stream reaches the workers by itself. At Ctrl-C Ray Train throws the run away, where
-    ours is saved. The hooks are private: where Ray has none, these methods are never called.
+    out where there are none: a run's own stream reaches the workers by itself. At Ctrl-C Ray Train
+    throws the run away, where ours is saved. The hooks are private: where Ray has none, these
+    methods are never called.
     """
 
     _controller: Any = None

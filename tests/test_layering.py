@@ -29,6 +29,7 @@ ORDER = [
             "settings_io",
             "config",
             "own_cluster",
+            "joining",
             "cluster",
             "packing",
             "needs",
@@ -72,6 +73,7 @@ IMPORTS_RAY = {
     *(
         "scan.ray",
         "own_cluster",
+        "joining",
         "cluster",
         "shared",
         "doctor.cluster_file",

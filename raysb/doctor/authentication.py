@@ -13,6 +13,7 @@ def check_token(env: Mapping[str, str], home: Path, *, joins: str | None) -> Ite
 
     Ray takes the token from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from
     ~/.ray/auth_token, in this order; a cluster of one's own writes the last where there is none.
+    A cluster is joined without, where there is none.
 
     Args:
         env: The environment.
@@ -37,24 +38,25 @@ def check_token(env: Mapping[str, str], home: Path, *, joins: str | None) -> Ite
         yield _token(OK, "from the environment, RAY_AUTH_TOKEN")
         return
     named = env.get("RAY_AUTH_TOKEN_PATH")
-    yield check_token_file(Path(named or home / ".ray" / "auth_token"), bool(named), joins)
+    path = Path(named or home / ".ray" / "auth_token")
+    if path.exists():
+        yield check_token_file(path)
+    elif joins:
+        mend = f"copy the cluster's token to {path}, or name it with RAY_AUTH_TOKEN_PATH"
+        if "RAY_AUTH_MODE" in env:
+            yield _token(WRONG, f"there is no {path}: Ray would refuse to connect", mend)
+        else:
+            said = f"there is no {path}: a cluster that asks for a token would refuse to connect"
+            yield _token(NOTE, said, mend)
+    elif named:
+        mend = f"`ray get-auth-token --generate`, and unset RAY_AUTH_TOKEN_PATH={path}"
+        yield _token(WRONG, f"there is no {path}: Ray would refuse to connect", mend)
+    else:
+        yield _token(OK, f"Ray writes {path} at its first start")
 
 
-def check_token_file(path: Path, named: bool, joins: str | None) -> Finding:
-    """The file of the token: there, readable, and by nobody else.
-
-    Args:
-        path: The file.
-        named: Whether RAY_AUTH_TOKEN_PATH names it; Ray then writes none itself.
-        joins: Address of the cluster to join, or `None`.
-    """
-    if not path.exists():
-        if named or joins:
-            mend = f"copy the cluster's token to {path}, or name it with RAY_AUTH_TOKEN_PATH"
-            if not joins:
-                mend = f"`ray get-auth-token --generate`, and unset RAY_AUTH_TOKEN_PATH={path}"
-            return _token(WRONG, f"there is no {path}: Ray would refuse to connect", mend)
-        return _token(OK, f"Ray writes {path} at its first start")
+def check_token_file(path: Path) -> Finding:
+    """The file of the token: readable, and by nobody but its owner."""
     if not os.access(path, os.R_OK) or not path.is_file():
         return _token(WRONG, f"{path} cannot be read", f"chmod 600 {path}, as its owner")
     if not path.read_text().strip():

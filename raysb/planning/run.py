@@ -116,7 +116,8 @@ def labels_of(history: RunHistory, source: Source, config: Config) -> Labels:
     if not has_classes(config) or not history.judged:
         return judge_labels(history.samples, judged=False)
     classes = _classes_of(history.samples["id"], source, config.data.target)
-    return judge_labels(history.samples, classes=classes)
+    found = judge_labels(history.samples, classes=classes)
+    return replace(found, num_epochs=history.num_epochs)
 
 
 def _classes_of(ids: Ids, source: Source, target: str | None) -> npt.NDArray[np.int64] | None:

@@ -142,12 +142,23 @@ def _split(split: Processors, gain: float) -> str:
     )
 
 
+def _early(labels: Labels) -> str:
+    """What to think of a verdict that came too early; empty for others."""
+    if labels.settled:
+        return ""
+    epochs = "epoch" if labels.num_epochs == 1 else "epochs"
+    return (
+        f" After {labels.num_epochs} {epochs} that may be rows that are learned late: before the "
+        "third, such verdicts on right labels were wrong 9 times in 24. Train on, then ask again."
+    )
+
+
 def _labels(labels: Labels) -> str:
     if labels.finding == "wrong":
         told = "" if labels.by_class else f" {ALONE}"
         return (
             f"about {labels.share:.1%} of {labels.num_rows:,} look wrong: their losses lie apart "
-            f"from those of the rest (depth of the valley {labels.depth:.2f}).{told}"
+            f"from those of the rest (depth of the valley {labels.depth:.2f}).{told}{_early(labels)}"
         )
     if labels.unlearned_classes:
         return (

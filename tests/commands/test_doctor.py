@@ -309,7 +309,9 @@ def test_a_token_of_its_owner_alone_is_fine(tmp_path) -> None:
 
 def test_a_missing_token_is_wrong_only_where_ray_writes_none(tmp_path) -> None:
     assert token(tmp_path)[1].status == "ok"
-    assert token(tmp_path, joins="10.0.0.1:6379")[1].status == "wrong"
+    asked = {"RAY_AUTH_MODE": "token"}
+    assert token(tmp_path, asked, joins="10.0.0.1:6379")[1].status == "wrong"
+    assert token(tmp_path, joins="10.0.0.1:6379")[1].status == "note"  # not every cluster asks
     named = token(tmp_path, {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")})[1]
     assert named.status == "wrong"
     assert "RAY_AUTH_TOKEN_PATH" in named.mend

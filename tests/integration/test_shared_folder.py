@@ -35,6 +35,7 @@ def two_machines(private: Path) -> Iterator[str]:
     from raysb.cluster import NAMESPACE, prepare_environment
 
     prepare_environment()
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # as Cluster() starts its machines
     import ray
     from ray.cluster_utils import Cluster
 

@@ -59,6 +59,7 @@ def simulated() -> Iterator[tuple[Any, dict[str, Any]]]:
     from raysb.cluster import NAMESPACE, prepare_environment
 
     prepare_environment()
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # as Cluster() starts its machines
     import ray
     from ray.cluster_utils import Cluster
 
