@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the raysb beside this file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench import runs
 from bench.records import context
 from record import hardware
 
@@ -41,7 +42,6 @@ from raysb.report.records import read_metrics
 from raysb.training.audit import read_audit
 
 RECORDS = Path(__file__).parents[1] / "records"
-MARK = "RAYSB_FAULTS_RUN"  # in the environment of a run's processes
 BATCH, CHECKPOINT_EVERY = 32, 25
 ROLES = {  # of a process, by its title
     "scorer": r"ray::.*PoolScorer",
@@ -53,7 +53,10 @@ ROLES = {  # of a process, by its title
     "board": r"ray::BoardState",
     "train controller": r"ray::.*TrainController",
 }
-TOLD = ("going on", "started again", "interrupted", "stopp", "not saved", "cannot be", "no space")
+TOLD = (
+    *("going on", "started again", "no checkpoint", "interrupted", "stopp", "cannot be"),
+    "no space",
+)
 PAUSE_S = 10.0  # for which some are stopped
 SLOW_S = 20.0
 FULL_STEPS = 2 * CHECKPOINT_EVERY + 10
@@ -65,22 +68,13 @@ WORKERS = {"num_cpus": 2, "resources": {"trainer": 2}}
 
 
 @dataclass
-class Run:
-    """A run of the command, and what becomes of it."""
+class Run(runs.Run):
+    """A run that has a fault."""
 
-    folder: Path
     options: argparse.Namespace
     extra: tuple[str, ...] = ()
-    process: Any = None
-    address: tuple[str, ...] = ("--address", "local")  # beside whatever runs on this machine
     cluster: Any = None  # of several machines, where the case has some
     machines: list[Any] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def directory(self) -> Path:
-        """Of the run."""
-        return self.folder / "run"
 
     @property
     def small(self) -> Path:
@@ -98,30 +92,7 @@ class Run:
             *("--train.num_threads", "1", "--run.loggers", "[]", "--train.max_failures", "100"),
             *("--run.dir", str(self.directory), *self.extra),
         ]
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        with open(self.folder / "out.txt", "a") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "raysb", "train", *(words or settings), *self.address],
-                env=environment
-                | {MARK: str(self.folder), "OMP_NUM_THREADS": "1"}
-                | self.environment,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-
-    def step(self) -> int:
-        """The newest step that both workers have noted."""
-        names = [p.name.split("-")[1] for p in self.directory.glob("audit/step-*.parquet")]
-        return max((int(step) for step, count in Counter(names).items() if count == 2), default=0)
-
-    def reach(self, step: int, limit_s: float = 240.0) -> float:
-        """Wait until a step is done; returns the seconds."""
-        since = time.monotonic()
-        while self.step() < step and self.process.poll() is None:
-            if time.monotonic() - since > limit_s:
-                raise TimeoutError(f"step {step} was not reached: {self.output()[-2000:]}")
-            time.sleep(0.02)
-        return time.monotonic() - since
+        super().start(*(words or settings))
 
     def find(self, role: str) -> list[int]:
         """Processes of a role."""
@@ -130,20 +101,12 @@ class Run:
             if entry.name.isdigit():
                 try:
                     title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    ours = f"{MARK}={self.folder}".encode() in (entry / "environ").read_bytes()
+                    ours = f"{runs.MARK}={self.folder}".encode() in (entry / "environ").read_bytes()
                 except OSError:
                     continue
                 if ours and re.match(ROLES[role], title):
                     found.append(int(entry.name))
         return sorted(found)
-
-    def end(self, limit_s: float = 400.0) -> int:
-        """Wait for the end."""
-        return int(self.process.wait(timeout=limit_s))
-
-    def output(self) -> str:
-        """What the command said."""
-        return (self.folder / "out.txt").read_text()
 
 
 class LongestPause:
@@ -246,6 +209,7 @@ def on_machines(run: Run) -> None:
     run.machines = [run.cluster.add_node(**each) for each in (SCORERS, SCORERS, WORKERS)]
     run.cluster.wait_for_nodes()
     run.address = ("--address", run.cluster.address)
+    run.environment = {"RAY_AUTH_MODE": "disabled"}  # as Cluster() starts its machines
     run.extra = ("--scoring.resources.scorer", "2", "--train.resources.trainer", "1")
 
 
@@ -369,8 +333,7 @@ def judge(run: Run, before: int) -> dict[str, Any]:
         return {"failed": run.output()[-1500:]}
     trained = read_audit(run.directory / "audit").to_pydict()
     count = Counter(zip(trained["pool"], trained["id"], strict=True))
-    written = [json.loads(t) for t in (run.directory / "metrics.jsonl").read_text().splitlines()]
-    resumed = [line["step"] for line in written if line["kind"] == "resume"]
+    resumed = [line["step"] for line in run.lines() if line["kind"] == "resume"]
     redone = max(0, before - resumed[0]) * BATCH * 2 if resumed else 0
     rows = end["num_backpropped"]
     return {
@@ -429,6 +392,8 @@ def main() -> None:
     wanted = options.only.split(",") if options.only else [""]
     cases = [name for name in CASES if any(word in name for word in wanted)]
     results: list[dict[str, Any]] = []
+    # a shell's background job ignores Ctrl-C, and so would the runs that are interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     commit = context((), "benchmarks/faults.py")["commit"]
     for _ in range(options.repeats):
         for name in cases:
