@@ -343,7 +343,11 @@ def judge(run: Run, before: int) -> dict[str, Any]:
         "redone": redone,
         "restarts": len(resumed),
         "error": next(t["eval/error"] for t in reversed(lines) if "eval/error" in t),
-        "said": [t.strip() for t in run.output().splitlines() if any(w in t for w in TOLD)],
+        "said": [
+            t.strip().replace(str(run.folder), "FOLDER")
+            for t in run.output().splitlines()
+            if any(word in t for word in TOLD)
+        ],
     }
 
 

@@ -88,6 +88,12 @@ def test_who_is_on_the_way_is_waited_for_though_nobody_is_hungry_meanwhile() -> 
     assert set(world.live(GROW_AFTER_S - STEP_S, hungry=0.0, held=0)) == {wanted}
 
 
+def test_a_scorer_that_found_no_room_is_not_wanted_once_nobody_is_hungry() -> None:
+    world = World(1, 8)
+    assert world.live(2 * GROW_AFTER_S, hungry=0.9, held=1)[-1] == 2  # and none comes
+    assert world.live(2 * GROW_AFTER_S, hungry=0.0, held=0.5)[-1] == 1
+
+
 def test_nothing_is_decided_before_the_first_step_nor_while_scorers_start() -> None:
     world = World(1, 8)
     assert set(world.live(60, hungry=1.0, held=1.0, steps=False)) == {1}
