@@ -224,6 +224,9 @@ TABLE: dict[str, Run | By] = {
     "python pipelines/benchmarks/faults.py": By(
         "tests/integration/test_resume_on_ray.py", "test_a_run_that_lost_its_worker_equals"
     ),
+    "python pipelines/benchmarks/elasticity.py": By(
+        "tests/pipelines/test_elasticity.py", "test_trainers_that_are_slow_from_the_start_are"
+    ),
     "python pipelines/lowest_k_speed.py": By(
         "tests/pipelines/test_lowest_k_speed.py", "test_every_arm_is_measured_in_units_of_the_full"
     ),

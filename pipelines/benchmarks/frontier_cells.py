@@ -22,9 +22,11 @@ from raysb.losses import cross_entropy
 from raysb.nn.registry import build_model
 from raysb.nn.settings import Model
 from raysb.optim.registry import build_optimizer
-from raysb.schema import ID, Batch, take
+from raysb.schema import ID, Batch, Floats, take
 from raysb.scoring.forward import score
 from raysb.scoring.settings import Scoring
+from raysb.selection.adjustments import Adjustments
+from raysb.source.irreducible import IRREDUCIBLE_LOSS
 from raysb.source.open import open_sources
 from raysb.source.settings import Data
 from raysb.task import Task
@@ -39,7 +41,25 @@ BATCH = 64
 CHANNELS = (16, 32, 64)
 HALF = 0.5  # of their height and width at which some methods score pictures
 FLAT = 0.7  # share of a run before the learning rate falls
+PAID = ("cost", "num_scored", "num_backpropped")
 MOST_PASSES = 40  # over the data per unit of cost: a run ends by cost, not by epochs
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Rows held out for a model that is trained first; its losses of the others are irreducible.
+
+    All of it is paid from the run's own budget: the rows back-propagated for that model, and one
+    scoring of each of the others. The rows are of the run's own, wrong labels included, and are not
+    trained on again. Both models start from the same weights.
+
+    Args:
+        rows: Share of the run's rows.
+        cost: Share of its budget that training on them takes.
+    """
+
+    rows: float = 0.1
+    cost: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,12 +71,16 @@ class Method:
         args: Its arguments.
         scoring: Arguments of `raysb.Scoring`.
         rows: Of `frontier_rows.REDUCTIONS`, done before training and not charged.
+        adjust: Arguments of `raysb.Adjustments`.
+        holdout: Where irreducible losses come from; none: the method needs none.
     """
 
     selector: str
     args: Mapping[str, Any] = field(default_factory=dict)
     scoring: Mapping[str, Any] = field(default_factory=dict)
     rows: str = "every"
+    adjust: Mapping[str, Any] = field(default_factory=dict)
+    holdout: Holdout | None = None
 
     def build(self) -> raysb.selection.Selector:
         """A selector of its own."""
@@ -135,10 +159,14 @@ def rows_of(setup: Setup, regime: str) -> frontier_rows.Rows:
     return frontier_rows.REGIMES[regime](digits.image, digits.label)
 
 
-def stream_of(rows: frontier_rows.Rows, method: Method, seed: int) -> StreamSpec:
-    """Rows, net, loss and selector of a run."""
+def stream_of(
+    rows: frontier_rows.Rows, method: Method, seed: int, irreducible: Floats | None = None
+) -> StreamSpec:
+    """Rows, net, loss and selector of a run; `irreducible` [N] is a loss of each row."""
     data = Data(augment="shift")
-    columns = {"image": rows.image, "label": rows.label, ID: np.arange(len(rows))}
+    columns = _columns(rows)
+    if irreducible is not None:
+        columns[IRREDUCIBLE_LOSS] = irreducible
     sources = open_sources(data, seed=seed, train=columns, num_classes=frontier_rows.NUM_CLASSES)
     net = Model(name="cnn", norm="group", args={"channels": list(CHANNELS)})
     return StreamSpec.of(
@@ -153,8 +181,13 @@ def stream_of(rows: frontier_rows.Rows, method: Method, seed: int) -> StreamSpec
         loss=cross_entropy("label"),
         selector=method.build(),
         scoring=Scoring(**method.scoring),
+        adjust=Adjustments(**method.adjust),
         seed=seed,
     )
+
+
+def _columns(rows: frontier_rows.Rows) -> Batch:
+    return {"image": rows.image, "label": rows.label, ID: np.arange(len(rows))}
 
 
 def training_of(cell: Cell, method: Method, setup: Setup, epochs: int) -> Training:
@@ -189,7 +222,39 @@ def run(cell: Cell, method: Method, setup: Setup) -> dict[str, Any]:
 def _train(
     cell: Cell, method: Method, setup: Setup, rows: frontier_rows.Rows, unit: int
 ) -> dict[str, Any]:
-    spec = stream_of(rows, method, cell.seed)
+    paid: dict[str, Any] = dict.fromkeys(PAID, 0)
+    irreducible = None
+    if method.holdout is not None:
+        rows, irreducible, paid = _hold_out(cell, method.holdout, setup, rows, unit)
+    left = replace(cell, cost=cell.cost - paid["cost"])
+    task, model, found = _fit(left, method, setup, rows, unit, irreducible)
+    found |= {name: found[name] + paid[name] for name in PAID}
+    return {**found, **judge(task, model, _test_rows(setup.data, setup.limit))}
+
+
+def _hold_out(
+    cell: Cell, holdout: Holdout, setup: Setup, rows: frontier_rows.Rows, unit: int
+) -> tuple[frontier_rows.Rows, Floats, dict[str, Any]]:
+    """The rows that are left, their losses under a model of the others, and what that cost."""
+    aside, rest = frontier_rows.hold_out(rows, holdout.rows, cell.seed)
+    first = replace(cell, cost=holdout.cost * cell.cost)
+    task, model, found = _fit(first, Method("Uniform"), setup, aside, unit)
+    losses = score(task, model, _columns(rest)).losses
+    scored = setup.scoring_cost * len(rest) / unit
+    paid = (found["cost"] + scored, len(rest), found["num_backpropped"])
+    return rest, losses, dict(zip(PAID, paid, strict=True))
+
+
+def _fit(
+    cell: Cell,
+    method: Method,
+    setup: Setup,
+    rows: frontier_rows.Rows,
+    unit: int,
+    irreducible: Floats | None = None,
+) -> tuple[Task, torch.nn.Module, dict[str, Any]]:
+    """Train until the cost of the cell is spent; the model, and figures of the run."""
+    spec = stream_of(rows, method, cell.seed, irreducible)
     epochs = math.ceil(cell.cost * MOST_PASSES * unit / len(rows))
     training = training_of(cell, method, setup, epochs)
     model = spec.task.build(spec.seed)
@@ -200,15 +265,18 @@ def _train(
     budget = PlateauThenLinear(training=training, rows_per_epoch=unit)
     end = Loop(learner, stream, training, Evaluation(), budget, Hooks()).run()
     passed = stream.fraction * epochs * len(rows)
-    return {
-        **{key: end[key] for key in ("cost", "num_scored", "num_backpropped", "stopped_by")},
-        "passes": passed / len(rows),
-        "kept_fraction": min(stream.num_backpropped / passed, 1.0),
-        "max_age_steps": end["max_age_steps"] if spec.scored else None,
-        "mean_age_steps": end["mean_age_steps"],
-        **trained.shares(),
-        **judge(spec.task, model, _test_rows(setup.data, setup.limit)),
-    }
+    return (
+        spec.task,
+        model,
+        {
+            **{key: end[key] for key in (*PAID, "stopped_by")},
+            "passes": passed / len(rows),
+            "kept_fraction": min(stream.num_backpropped / passed, 1.0),
+            "max_age_steps": end["max_age_steps"] if spec.scored else None,
+            "mean_age_steps": end["mean_age_steps"],
+            **trained.shares(),
+        },
+    )
 
 
 class _Trained:
@@ -300,6 +368,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 def settings(cell: Cell, method: Method, setup: Setup) -> dict[str, Any]:
     """All that a cell's figures depend on; a cell of other settings is not taken over."""
+    later = {"adjust": dict(method.adjust), "holdout": method.holdout and asdict(method.holdout)}
     return {
         **asdict(cell),
         "data": "parquet" if setup.data else "mnist5k",
@@ -308,6 +377,7 @@ def settings(cell: Cell, method: Method, setup: Setup) -> dict[str, Any]:
         "selector": repr(method.build()),
         "scoring": dict(method.scoring),
         "rows": method.rows,
+        **{name: value for name, value in later.items() if value},  # cells from before lack them
     }
 
 

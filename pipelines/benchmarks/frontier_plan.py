@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frontier_cells import HALF, Cell, Method, Setup, read, settings
+from frontier_cells import HALF, Cell, Holdout, Method, Setup, read, settings
 from frontier_fit import Runs
 
 METHODS = {
@@ -30,6 +30,24 @@ METHODS = {
     "highest_k": Method("HighestK"),
     "lowest_k": Method("LowestK"),
     "ordered_sgd": Method("OrderedSGD"),
+    "budgeted": Method("BudgetedSelection", {"rows_per_epoch": 20_000}),
+    # what `raysb plan` names where a fifth of the labels is wrong, beside sb_beta05
+    "band_to_80": Method("ConfidenceBand", {"low": 0.0, "high": 0.8}),
+    "band_to_80_floor": Method(
+        "ConfidenceBand", {"low": 0.0, "high": 0.8}, adjust={"class_floor": 0.5}
+    ),
+    "band_to_80_later": Method(
+        "ConfidenceBand", {"low": 0.0, "high": 0.8}, adjust={"start_epoch": 1}
+    ),
+    "band_to_80_floor_half": Method(
+        "ConfidenceBand",
+        {"low": 0.0, "high": 0.8},
+        {"image_scale": HALF},
+        adjust={"class_floor": 0.5},
+    ),
+    "reducible_loss": Method("ReducibleLoss", holdout=Holdout()),
+    "reducible_loss_third": Method("ReducibleLoss", {"fraction": 1 / 3}, holdout=Holdout()),
+    "reducible_loss_half": Method("ReducibleLoss", {"fraction": 1 / 2}, holdout=Holdout()),
 }
 RATES = (0.02, 0.05, 0.1)
 TUNING_SEED, TUNING_COST = 0, 2.0

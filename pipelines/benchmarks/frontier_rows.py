@@ -161,9 +161,13 @@ def _near_copies(images: Pixels, random: np.random.Generator) -> Pixels:
 
 def near_duplicates_wrong_labels(image: Pixels, label: Ints, seed: int = 0) -> Rows:
     """`near_duplicates`, 20 % of whose rows have a label drawn from the other nine classes."""
-    rows = near_duplicates(image, label, seed)
+    return with_wrong_labels(near_duplicates(image, label, seed), WRONG_SHARE, seed)
+
+
+def with_wrong_labels(rows: Rows, share: float, seed: int = 0) -> Rows:
+    """The rows, a share of which has a label drawn from the other nine classes."""
     random = np.random.default_rng((seed, 2))
-    chosen = random.permutation(len(rows))[: round(WRONG_SHARE * len(rows))]
+    chosen = random.permutation(len(rows))[: round(share * len(rows))]
     labels, wrong = rows.label.copy(), rows.wrong.copy()
     labels[chosen] = (labels[chosen] + random.integers(1, NUM_CLASSES, len(chosen))) % NUM_CLASSES
     wrong[chosen] = True
@@ -214,6 +218,13 @@ REDUCTIONS: dict[str, Callable[[Rows], Rows]] = {
     "without_equal_rows": without_equal_rows,
     "one_of_each_original": one_of_each_original,
 }
+
+
+def hold_out(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """A random share of the rows, and the others. Copies of one original may be on both sides."""
+    order = np.random.default_rng((seed, 4)).permutation(len(rows))
+    count = round(share * len(rows))
+    return rows.take(np.sort(order[:count])), rows.take(np.sort(order[count:]))
 
 
 def folder_of(path: str | None) -> str | None:

@@ -30,8 +30,9 @@ not a gain in error: pipelines/benchmarks/frontier.py compares errors at equal c
 Labels look wrong where the chances that the net gave them fall into two groups with few rows
 between: at least 2 % of the rows beyond a valley whose density is a tenth below the lower peak.
 Without one, or where over 15 % are mispredicted that do not lie beyond it, a run says nothing about
-labels. A selector is recommended only where the labels look right and 90 % of the rows are easy;
-else, and without a history, uniform training is.
+labels. Ask after three epochs: before, rows that are learned late may look wrong too. A selector is
+recommended only where the labels look right and 90 % of the rows are easy; else, and without a
+history, uniform training is.
 
 All settings of `raysb train` are taken; `raysb train --help` lists them.
 """

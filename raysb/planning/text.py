@@ -4,7 +4,14 @@ import textwrap
 from collections.abc import Iterator
 
 from raysb.layout import aligned
-from raysb.planning.advice import DEPENDS, FRONTIER, PROBE, Line, Recommendation
+from raysb.planning.advice import (
+    DEPENDS,
+    FRONTIER,
+    NONE_BETTER,
+    PROBE,
+    Line,
+    Recommendation,
+)
 from raysb.planning.costs import Processors
 from raysb.planning.labels import Labels
 from raysb.planning.run import Plan
@@ -48,7 +55,7 @@ def _recommended(found: Recommendation, plan: Plan) -> Iterator[str]:
             f"{1 + plan.costs.ratio:.2f} of uniform's), then raysb plan --history RUN_DIR"
         )
     if found.others:
-        yield "  or try, none of which was measured with wrong labels:"
+        yield from _wrapped(f"  or try; {NONE_BETTER}:")
         yield from (f"    {flags}" for flags in found.others)
 
 
@@ -148,17 +155,17 @@ def _early(labels: Labels) -> str:
         return ""
     epochs = "epoch" if labels.num_epochs == 1 else "epochs"
     return (
-        f" After {labels.num_epochs} {epochs} that may be rows that are learned late: before the "
-        "third, such verdicts on right labels were wrong 9 times in 24. Train on, then ask again."
+        f" After {labels.num_epochs} {epochs} these may be rows that are learned late: of 24 "
+        "looks at right labels after one or two epochs 9 saw wrong ones. Train on, then ask again."
     )
 
 
 def _labels(labels: Labels) -> str:
     if labels.finding == "wrong":
-        told = "" if labels.by_class else f" {ALONE}"
+        told = ("" if labels.by_class else f" {ALONE}") + _early(labels)
         return (
             f"about {labels.share:.1%} of {labels.num_rows:,} look wrong: their losses lie apart "
-            f"from those of the rest (depth of the valley {labels.depth:.2f}).{told}{_early(labels)}"
+            f"from those of the rest (depth of the valley {labels.depth:.2f}).{told}"
         )
     if labels.unlearned_classes:
         return (

@@ -1,6 +1,7 @@
 """The cost frontier: rows as its regimes promise, ratios as by hand, cells that are run once."""
 
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -8,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
+
+from raysb.config import load as load_config
+from raysb.planning.advice import line, recommend
+from raysb.planning.costs import Processors, RowCosts, Work
+from raysb.planning.labels import Labels
 
 BENCHMARKS = Path(__file__).parents[2] / "pipelines" / "benchmarks"
 
@@ -135,6 +141,17 @@ def test_moving_by_a_quarter_turn_and_whole_pixels_is_exact(rows):
     np.testing.assert_allclose(
         shifted[2:, :25].astype(int), image[0, :26, 3:, 0].astype(int), atol=1
     )
+
+
+def test_rows_that_are_held_out_are_no_others_and_none_is_lost(rows, digits):
+    made = rows.near_duplicates_wrong_labels(*digits)
+    aside, rest = rows.hold_out(made, 0.1, 1)
+    assert (len(aside), len(rest)) == (300, 2700)
+    pictures = np.concatenate([part.image.reshape(len(part), -1) for part in (aside, rest)])
+    assert len(np.unique(pictures, axis=0)) == 3000  # no two rows of `made` are equal
+    again, other = (rows.hold_out(made, 0.1, seed)[0] for seed in (1, 2))
+    np.testing.assert_array_equal(again.origin, aside.origin)
+    assert (other.origin != aside.origin).any()
 
 
 # --- ratios ---------------------------------------------------------------------------------------
@@ -297,6 +314,54 @@ def test_a_cell_ends_when_its_cost_is_spent(load, name):
     assert 0 < found["error"] < 1
     assert found["error"] == pytest.approx((found["error_real"] + found["error_moved"]) / 2)
     assert found["worst_class_error"] > found["error"]
+
+
+def test_a_model_of_held_out_rows_and_one_scoring_of_the_others_are_paid_from_the_budget(load):
+    cells, plans = load("frontier_cells"), load("frontier_plan")
+    setup, r, unit = cells.Setup(None, 1200, 0.25), 0.25, 1200
+    cell = cells.Cell("near_duplicates_wrong_labels", "reducible_loss_half", 2.0, 1, 0.05)
+    method = plans.METHODS[cell.method]
+    found = cells.run(cell, method, setup)
+    paid = (found["num_backpropped"] + r * found["num_scored"]) / found["unit_rows"]
+    assert found["cost"] == pytest.approx(paid)
+    assert 2 <= paid < 2 + 2 * (64 + r * 256) / unit
+    held, once = 0.2 * 2.0, r * 0.9  # a tenth of the rows trains the model, the rest is scored
+    passes = (2 - held - once) / (0.9 * (r + 0.5))  # of the rest, each scored, half of them trained
+    assert found["passes"] == pytest.approx(passes, abs=2 * 320 / 1080)
+    assert found["kept_fraction"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_losses_beyond_those_of_a_held_out_model_leave_wrong_labels_out(load):
+    """Of 4,000 digits: by the loss alone wrong labels come first, beyond the other model's last."""
+    cells, plans = load("frontier_cells"), load("frontier_plan")
+    found = {}
+    for name in ("highest_k", "reducible_loss_half"):
+        cell = cells.Cell("near_duplicates_wrong_labels", name, 3.0, 1, 0.05)
+        found[name] = cells.run(cell, plans.METHODS[name], cells.Setup(None, None, 0.25))
+    assert found["highest_k"]["wrong_trained"] > 0.25
+    assert found["reducible_loss_half"]["wrong_trained"] < 0.2
+
+
+def test_cells_of_methods_without_what_came_later_stay_valid(load):
+    cells, plans = load("frontier_cells"), load("frontier_plan")
+    cell, setup = cells.Cell("clean", "sb", 2.0, 1, 0.05), cells.Setup(None, None, 0.25)
+    known = cells.settings(cell, plans.METHODS["sb"], setup)
+    names = "regime method cost seed lr data limit scoring_cost selector scoring rows"
+    assert list(known) == names.split()
+    others = [cells.Method("ConfidenceBand", adjust={"class_floor": x}) for x in (0.1, 0.5)]
+    others += [cells.Method("ReducibleLoss", holdout=cells.Holdout(rows=x)) for x in (0.1, 0.2)]
+    found = [cells.settings(cell, method, setup) for method in others]
+    assert all(one != other for one, other in itertools.combinations(found, 2))
+
+
+def test_what_the_plan_names_where_a_fifth_of_the_labels_is_wrong_is_among_the_methods(load):
+    methods = load("frontier_plan").METHODS.values()
+    measured = {(repr(m.build()), m.adjust.get("class_floor", 0.0)) for m in methods}
+    costs = RowCosts(read=0.05, score=0.3, train=1.0)
+    plain = {"": line("sb", [Work(kept=0.5)], costs, Processors(scorers=1, trainers=1), 1000)}
+    for flags in recommend(plain, Labels(finding="wrong", share=0.2), costs).others:
+        config = load_config(None, flags.split())
+        assert (repr(config.selector), config.adjust.class_floor) in measured
 
 
 def test_fewer_rows_are_charged_in_epochs_of_all_of_them(load):

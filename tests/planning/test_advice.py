@@ -122,7 +122,7 @@ def test_wrong_labels_are_never_advised_to_prefer_high_losses() -> None:
     assert found.flags == "--selector.kind uniform"
     beta, band, reducible = found.others
     assert beta.startswith("--selector.beta 0.5 ")
-    assert "confidence_band --selector.low 0 --selector.high 0.80 " in band
+    assert "confidence_band --selector.low 0 --selector.high 0.80 --adjust.class_floor 0.5 " in band
     assert "reducible_loss" in reducible
     assert "20%" in found.why
 

@@ -25,7 +25,7 @@ def opened():
     return resolve(replace(config, run=replace(config.run, loggers=())), sources), sources
 
 
-def history(sources, chance) -> RunHistory:
+def history(sources, chance, epochs=3) -> RunHistory:
     """As of a run on these rows, whose labels got these chances: a function of the classes."""
     rows = sources.train.read(None, 0, sources.train.num_rows)
     order = np.argsort(rows[ID])
@@ -37,6 +37,7 @@ def history(sources, chance) -> RunHistory:
         "scored_loss": loss,
         "correct": given > 0.5,
         "first_learned_epoch": np.zeros(len(loss), np.int32),
+        "last_epoch": np.full(len(loss), epochs - 1, np.int32),
     }
     return RunHistory(checkpoint=Path("run"), num_steps=1, samples=samples)
 
@@ -70,6 +71,20 @@ def test_of_other_data_the_history_is_judged_without_classes(opened) -> None:
     assert (found.finding, found.by_class) == ("wrong", False)
 
 
+@pytest.mark.parametrize(("epochs", "said"), [(1, "1 epoch "), (2, "2 epochs "), (3, None)])
+def test_wrong_labels_that_are_seen_before_the_third_epoch_are_doubted(
+    opened, epochs, said
+) -> None:
+    config, sources = opened
+    found = labels_of(history(sources, some_are_wrong, epochs), sources.train, config)
+    assert (found.finding, found.num_epochs, found.settled) == ("wrong", epochs, said is None)
+    text = " ".join(
+        lines(predict(config, build_job(config, sources, Silent(), False), COSTS, found))
+    )
+    assert ("Train on, then ask again" in text) == (said is not None)
+    assert said is None or f"After {said}these may be" in text
+
+
 COSTS = Measured(
     device="cpu",
     threads=1,
@@ -91,7 +106,7 @@ COSTS = Measured(
         (None, "--selector.kind uniform", "never came to uniform's error on CIFAR-10"),
         (learned, "--selector.kind stale_selective_backprop", "of the rows are easy"),
         (four_is_not, "--selector.kind uniform", "what lies apart is one class"),
-        (some_are_wrong, "--selector.kind uniform", "none of which was measured with wrong"),
+        (some_are_wrong, "--selector.kind uniform", "or try; in the records none came to"),
     ],
 )
 def test_what_is_recommended_follows_from_the_history_and_is_said(
