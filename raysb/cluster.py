@@ -11,7 +11,7 @@ from typing import Any
 
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
-from raysb.joining import check_answers, use_token
+from raysb.joining import join
 from raysb.own_cluster import end_monitor, looking_often
 from raysb.packing import TRAIN_WORKERS, Processes, misplaced
 
@@ -46,8 +46,8 @@ def connected(
     or inside a job, where Ray sets RAY_ADDRESS. One of our own ends with the block.
 
     Raises:
-        ResourceError: No address is given and a cluster runs on this machine, or the one that was
-            joined has no token authentication and this process has.
+        ResourceError: No address is given and a cluster runs on this machine, or the one at the
+            address cannot be joined.
     """
     prepare_environment(verbose)
     import ray
@@ -77,10 +77,7 @@ def connected(
                         **quiet,
                     )
             else:
-                use_token()
-                ray.init(address=address, namespace=NAMESPACE, **quiet)
-        if address != "local":
-            check_answers(address)
+                join(address, namespace=NAMESPACE, **quiet)
         yield ray
     finally:
         if address == "local":

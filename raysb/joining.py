@@ -10,15 +10,41 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment where a submitted
 ANSWER_LIMIT_S = 20.0
 
 
+def join(address: str, **settings: Any) -> None:
+    """Connect to a cluster.
+
+    Args:
+        address: Of its head.
+        settings: Further arguments of `ray.init`.
+
+    Raises:
+        ResourceError: Nobody answers there, it asks for another token than there is here, or for
+            none where this process has one.
+    """
+    import ray
+
+    use_token()
+    try:
+        ray.init(address=address, **settings)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise ResourceError(
+            f"--address {address} cannot be joined ({_mode()}): {_short(error)}. Is its head up? A "
+            "cluster that asks for a token is joined with that token in ~/.ray/auth_token or "
+            "RAY_AUTH_TOKEN, one that asks for none with RAY_AUTH_MODE=disabled, set before this "
+            "process starts"
+        ) from error
+    check_answers(address)
+
+
 def use_token() -> None:
-    """Authenticate at a cluster with this machine's token, if it has one, as `ray start` does.
+    """Authenticate with this machine's token, if it has one, as `ray start --head` does.
 
     Ray itself would not where an address is given. What the user says in RAY_AUTH_MODE stays, and
     in a job, what the cluster says by it.
     """
     if IN_A_JOB in os.environ:
         return
-    with contextlib.suppress(ImportError):  # private
+    with contextlib.suppress(ImportError, AttributeError):  # private
         from ray._private.authentication import authentication_token_setup as setup
 
         setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -41,16 +67,24 @@ def check_answers(address: str) -> None:
         def answer(self) -> None:
             """Be there."""
 
-    actor: Any = ray.remote(num_cpus=0)(Probe)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=1)(Probe)
+    probe = actor.remote()
     try:
-        ray.get(actor.remote().answer.remote(), timeout=ANSWER_LIMIT_S)
+        ray.get(probe.answer.remote(), timeout=ANSWER_LIMIT_S)
     except ray.exceptions.GetTimeoutError:
         return  # it is busy: whatever else is wrong will be told
     except ray.exceptions.RayActorError as error:
-        mode = os.environ.get("RAY_AUTH_MODE", "not set")
         raise ResourceError(
-            f"joined {address}, but no process on it could answer (RAY_AUTH_MODE here: {mode}): "
-            f"{' '.join(str(error).split())}. A cluster that was started without token "
-            "authentication is joined with RAY_AUTH_MODE=disabled, any other with its own token "
-            "in ~/.ray/auth_token"
+            f"--address {address} was joined, but no process there could answer this one "
+            f"({_mode()}): {_short(error)}. A run would die as it begins. If the cluster was "
+            "started without token authentication, set RAY_AUTH_MODE=disabled before this process "
+            "starts; else see whether its machines are well with `ray status`"
         ) from error
+
+
+def _mode() -> str:
+    return f"RAY_AUTH_MODE here: {os.environ.get('RAY_AUTH_MODE', 'not set')}"
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")

@@ -9,7 +9,7 @@ from raysb.doctor.findings import NOTE, OK, WRONG, Finding
 
 
 def check_token(env: Mapping[str, str], home: Path, *, joins: str | None) -> Iterator[Finding]:
-    """Ray's token authentication, which raysb turns on unless RAY_AUTH_MODE says otherwise.
+    """Ray's token authentication, which is on unless RAY_AUTH_MODE says otherwise.
 
     Ray takes the token from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from
     ~/.ray/auth_token, in this order; a cluster of one's own writes the last where there is none.
@@ -20,36 +20,27 @@ def check_token(env: Mapping[str, str], home: Path, *, joins: str | None) -> Ite
         home: The home folder.
         joins: Address of the cluster to join, or `None`.
     """
-    mode = env.get("RAY_AUTH_MODE", "token").lower()
-    on = mode == "token"
-    yield Finding(
-        topic="ray",
-        name="token authentication",
-        status=OK if on else NOTE,
-        said="on"
-        if on
-        else f"off (RAY_AUTH_MODE={mode}): whoever reaches its ports runs code on it",
-        mend="" if on else "unset RAY_AUTH_MODE",
-        data={"on": on, "mode": mode},
-    )
-    if not on:
-        return
-    if env.get("RAY_AUTH_TOKEN"):
-        yield _token(OK, "from the environment, RAY_AUTH_TOKEN")
-        return
     named = env.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named or home / ".ray" / "auth_token")
-    if path.exists():
+    asked = env.get("RAY_AUTH_MODE")
+    mode = (asked or "token").lower()
+    if mode != "token":
+        said = f"off (RAY_AUTH_MODE={mode}): whoever reaches its ports runs code on it"
+        yield _authentication(NOTE, said, mode, "unset RAY_AUTH_MODE")
+        return
+    mend = f"copy the cluster's token to {path}, or name it with RAY_AUTH_TOKEN_PATH"
+    if joins and not (asked or named or env.get("RAY_AUTH_TOKEN") or _holds_a_token(path)):
+        said = f"off: there is no token in {path}; a cluster that asks for one refuses to connect"
+        yield _authentication(NOTE, said, "disabled", mend)
+        return
+    yield _authentication(OK, "on", mode)
+    if env.get("RAY_AUTH_TOKEN"):
+        yield _token(OK, "from the environment, RAY_AUTH_TOKEN")
+    elif path.exists():
         yield check_token_file(path)
-    elif joins:
-        mend = f"copy the cluster's token to {path}, or name it with RAY_AUTH_TOKEN_PATH"
-        if "RAY_AUTH_MODE" in env:
-            yield _token(WRONG, f"there is no {path}: Ray would refuse to connect", mend)
-        else:
-            said = f"there is no {path}: a cluster that asks for a token would refuse to connect"
-            yield _token(NOTE, said, mend)
-    elif named:
-        mend = f"`ray get-auth-token --generate`, and unset RAY_AUTH_TOKEN_PATH={path}"
+    elif named or joins:
+        if not joins:
+            mend = f"`ray get-auth-token --generate`, and unset RAY_AUTH_TOKEN_PATH={path}"
         yield _token(WRONG, f"there is no {path}: Ray would refuse to connect", mend)
     else:
         yield _token(OK, f"Ray writes {path} at its first start")
@@ -79,6 +70,25 @@ def readers_besides(path: Path) -> str:
         if open_to and all(above.stat().st_mode & enter for above in path.absolute().parents):
             found.append(who)
     return " and ".join(found)
+
+
+def _holds_a_token(path: Path) -> bool:
+    """Whether Ray would find a token there."""
+    try:
+        return bool(path.read_text().strip())
+    except OSError:
+        return path.exists()  # it cannot be read: that is told
+
+
+def _authentication(status: str, said: str, mode: str, mend: str = "") -> Finding:
+    return Finding(
+        topic="ray",
+        name="token authentication",
+        status=status,
+        said=said,
+        mend=mend,
+        data={"on": mode == "token" and status == OK, "mode": mode},
+    )
 
 
 def _token(status: str, said: str, mend: str = "") -> Finding:

@@ -80,11 +80,11 @@ class RunTotals:
         return totals
 
     def accuracy_before(self, epoch: int, rows: int) -> float | None:
-        """Share predicted rightly of the newest earlier epoch that was scored whole, if any was.
+        """Share predicted rightly of the rows judged in the newest earlier epoch that is over.
 
         Args:
             epoch: Only those before it count, so that a pool that comes again is told the same.
-            rows: Of a whole epoch.
+            rows: Of a whole epoch, whether or not all of them were scored.
         """
         for earlier in range(epoch - 1, -1, -1):
             sums = self.epochs.get(earlier)

@@ -31,10 +31,11 @@ class OrderedSGD(Selector):
         q = max(floor(s / 2^h), 1),    h = how many of .8, .9, .95, .995 accuracy has reached
 
     Accuracy is the share of rows predicted rightly when they were scored in the last epoch, before
-    the pool's own, that was scored whole; where there is none yet, q = s. In lockstep that is the
-    epoch before; where pools are scored ahead, the first ones of an epoch may look back at the one
-    before that. Where accuracy falls, q rises again. Without a right answer there is no accuracy: a
-    stream of such a task refuses it.
+    the pool's own, that is over; where there is none yet, q = s. In lockstep that is the epoch
+    before; where pools are scored ahead, the first ones of an epoch may look back at the one before
+    that. Where accuracy falls, q rises again. Scores of small pictures (`scoring.image_scale`) have
+    an accuracy of their own, which may stay below .8. Without a right answer there is no accuracy:
+    a stream of such a task refuses it.
 
     Args:
         fraction: f, the share of a minibatch that is kept, above 0 and at most 1; `auto` is 1,

@@ -62,7 +62,7 @@ def _without_compiler() -> Iterator[None]:
         yield
     finally:
         if not known:
-            del register.__dynamo_disable
+            vars(register).pop("__dynamo_disable", None)  # another thread may have been here
 
 
 def try_first_rows(spec: StreamSpec) -> nn.Module:

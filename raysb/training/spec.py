@@ -145,13 +145,14 @@ class StreamSpec:
                 f"{self.selector}, which follows training accuracy, with the loss "
                 f"{describe_callable(self.task.loss)}, which has no method `correct`: nothing "
                 "would be known, and every row kept. Give correct=(outputs, batch) -> bool [B], "
-                "take a loss over classes, or set selector.fraction to a number"
+                "take a loss over classes, or another selector (ordered_sgd: selector.fraction=0.5)"
             )
         if self.scoring.proxy is not None:
             raise ValueError(
                 f"scoring.proxy={self.scoring.proxy!r} with {self.selector}, which follows "
                 "training accuracy: what is known would be the accuracy of the proxy, which does "
-                "not train. Leave it out, or set selector.fraction to a number"
+                "not train. Leave it out, or take another selector (ordered_sgd: "
+                "selector.fraction=0.5)"
             )
 
     @classmethod

@@ -311,7 +311,10 @@ def test_a_missing_token_is_wrong_only_where_ray_writes_none(tmp_path) -> None:
     assert token(tmp_path)[1].status == "ok"
     asked = {"RAY_AUTH_MODE": "token"}
     assert token(tmp_path, asked, joins="10.0.0.1:6379")[1].status == "wrong"
-    assert token(tmp_path, joins="10.0.0.1:6379")[1].status == "note"  # not every cluster asks
+    (off,) = token(tmp_path, joins="10.0.0.1:6379")  # which is how it would be joined
+    assert (off.status, off.data["on"]) == ("note", False)
+    gone = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")}
+    assert token(tmp_path, gone, joins="10.0.0.1:6379")[1].status == "wrong"
     named = token(tmp_path, {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")})[1]
     assert named.status == "wrong"
     assert "RAY_AUTH_TOKEN_PATH" in named.mend
@@ -326,9 +329,11 @@ def test_the_token_itself_is_never_shown(tmp_path) -> None:
         assert "secret" not in json.dumps(report.as_json())
 
 
-def test_an_empty_token_is_wrong(tmp_path) -> None:
+def test_an_empty_token_is_wrong_and_as_none_where_a_cluster_is_joined(tmp_path) -> None:
     write_token(tmp_path, 0o600).write_text("\n")
     assert token(tmp_path)[1].status == "wrong"
+    (off,) = token(tmp_path, joins="10.0.0.1:6379")
+    assert off.status == "note"
 
 
 @pytest.mark.parametrize(

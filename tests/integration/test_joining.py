@@ -34,8 +34,11 @@ cluster.wait_for_nodes()
 os.environ.pop("RAY_AUTH_MODE")  # of the cluster; whoever joins it says nothing
 if "mode" in sys.argv[1]:
     os.environ["RAY_AUTH_MODE"] = sys.argv[1].split("=")[1]
-if sys.argv[1] == "no token":
+if sys.argv[1] in ("no token", "wrong token"):
     os.environ["HOME"] = sys.argv[2]
+if sys.argv[1] == "wrong token":
+    with open(f"{sys.argv[2]}/.ray/auth_token", "w") as file:
+        file.write("f" * 64)
 print(subprocess.run(
     [sys.executable, "-c", JOIN, cluster.address], capture_output=True, text=True
 ).stdout)
@@ -47,9 +50,13 @@ cluster.shutdown()
     ("cluster", "joins", "said"),
     [
         ("token", "token", "joined 7"),
+        ("token", "no token", "refused"),
+        ("token", "wrong token", "refused"),
+        ("token", "mode=token", "joined 7"),
         ("disabled", "no token", "joined 7"),
         ("disabled", "mode=disabled", "joined 7"),
         ("disabled", "token", "refused"),
+        ("disabled", "mode=token", "refused"),
     ],
 )
 def test_a_cluster_is_joined_as_it_was_started_or_refused_at_once(tmp_path, cluster, joins, said):
@@ -61,7 +68,7 @@ def test_a_cluster_is_joined_as_it_was_started_or_refused_at_once(tmp_path, clus
     home, bare = tmp_path / "home", tmp_path / "bare"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text(TOKEN)
-    bare.mkdir()
+    (bare / ".ray").mkdir(parents=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", f"JOIN = {JOIN!r}{CLUSTER}", joins, str(bare)],
@@ -77,4 +84,5 @@ def test_a_cluster_is_joined_as_it_was_started_or_refused_at_once(tmp_path, clus
     )
     assert said in done.stdout, done.stdout + done.stderr[-3000:]
     if said == "refused":
-        assert "joined with RAY_AUTH_MODE=disabled" in done.stdout
+        assert "RAY_AUTH_MODE=disabled" in done.stdout
+        assert "before this process starts" in done.stdout

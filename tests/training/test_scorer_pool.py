@@ -1,12 +1,15 @@
 """How many more scorers the machines have room for, and what the cluster's autoscaler is asked."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raysb.scoring.settings import Scoring
 from raysb.training import scorer_pool
-from raysb.training.scorer_pool import RENEW_EVERY_S, Machines, Orders, room_for
+from raysb.training.scorer_pool import RENEW_EVERY_S, Machines, Orders, ScorerPool, room_for
+
+FORGOTTEN_AFTER_S = 180  # what Ray was asked for
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,7 @@ def test_room_is_asked_for_by_all_that_scorers_and_readers_take() -> None:
 
 
 def test_room_is_asked_for_when_the_number_changes_and_now_and_then(monkeypatch) -> None:
+    assert 2 * RENEW_EVERY_S < FORGOTTEN_AFTER_S
     clock = [1000.0]
     monkeypatch.setattr(scorer_pool.time, "monotonic", lambda: clock[0])
     autoscaler: Any = Autoscaler()
@@ -72,3 +76,27 @@ def test_ray_datas_own_rule_asks_for_nothing_beside() -> None:
 def test_without_rays_hook_nothing_is_asked() -> None:
     Machines(None).ask([{"CPU": 1.0}])
     Machines(object()).ask([{"CPU": 1.0}])
+
+
+def test_the_autoscaler_is_asked_for_as_many_scorers_as_the_ledger_wants(monkeypatch) -> None:
+    orders = Orders.of(Scoring(num_cpus=1), None, 1, num_readers=1)  # type: ignore[arg-type]
+    pool = SimpleNamespace(min_size=lambda: 1, current_size=lambda: 1)
+    autoscaler = Autoscaler()
+    executor = SimpleNamespace(
+        _data_context=SimpleNamespace(get_config=lambda key: orders),
+        _topology=[
+            SimpleNamespace(
+                name="MapBatches(PoolScorer)", get_autoscaling_actor_pools=lambda: [pool]
+            )
+        ],
+        _backpressure_policies=[],
+        _cluster_autoscaler=autoscaler,
+    )
+    scorers = ScorerPool()
+    scorers.before_execution_starts(executor)
+    monkeypatch.setattr(scorer_pool.ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(scorer_pool.ray, "get", lambda answer: 3)
+    scorers._asked = "how many there should be"
+    scorers._listen(orders)
+    autoscaler.try_trigger_scaling()
+    assert autoscaler.asked == [[{"CPU": 1}] * 3 + [{"CPU": 0.1}]]
