@@ -24,6 +24,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the raysb beside this file
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bench import records
 from frontier_cells import BATCH, Method, Setup, judge, rows_of, stream_of
 from frontier_rows import load, test_rows
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--out", type=Path, default=Path("pipelines/records"))
     args = parser.parse_args()
+    about = records.context(sys.argv[1:], "benchmarks/delayed_scores.py")
     torch.set_num_threads(1)
     setup = Setup(args.data, ROWS, 0.0)
     image, label = test_rows(load(args.data, ROWS))
@@ -90,7 +92,10 @@ def main() -> None:
         print(lines[-1], flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     name = args.out / f"delayed_scores_{os.cpu_count()}cpu_{time.strftime('%Y-%m')}.md"
-    said = f"# Age of scores and test error\n\n{args.steps} steps of {BATCH} rows, one seed.\n\n"
+    said = (
+        f"# Age of scores and test error\n\n`{about['command']}`, commit {about['commit']}, "
+        f"{about['date']}. {args.steps} steps of {BATCH} rows, one seed.\n\n"
+    )
     name.write_text(said + "\n".join(lines) + "\n")
 
 
