@@ -345,7 +345,7 @@ class StreamSpec:
             ring=self.ring() if self.scored else None,
             rows_per_epoch=self.source.num_rows,
             max_nonfinite_fraction=self.scoring.max_nonfinite_fraction,
-            pools_per_epoch=self.plan(1, 1).pools_per_epoch if self.scored else 0,
+            pools_per_epoch=self.plan(1, 1).pools_per_epoch if self.selector.needs_accuracy else 0,
             audits=Audits(self.scoring.min_agreement),
         )
 
