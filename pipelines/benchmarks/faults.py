@@ -333,7 +333,7 @@ def judge(run: Run, before: int) -> dict[str, Any]:
         return {"failed": run.output()[-1500:]}
     trained = read_audit(run.directory / "audit").to_pydict()
     count = Counter(zip(trained["pool"], trained["id"], strict=True))
-    resumed = [line["step"] for line in run.lines() if line["kind"] == "resume"]
+    resumed = run.resumed_at()
     redone = max(0, before - resumed[0]) * BATCH * 2 if resumed else 0
     rows = end["num_backpropped"]
     return {

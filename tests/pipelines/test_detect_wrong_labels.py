@@ -1,7 +1,5 @@
 """What `raysb plan` says of wrong labels: asked of what a run itself would leave, and judged."""
 
-import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +11,6 @@ from raysb.local import fit_locally
 from raysb.planning.labels import Labels
 from raysb.selection import SelectiveBackprop
 from raysb.source import demo
-
-BENCHMARKS = Path(__file__).parents[2] / "pipelines" / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def load():
-    """Imports a module of the benchmark by name, and leaves the path as it was."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module
-    sys.path[:] = before
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_a_run_says_which_steps_so_many_workers_made_and_where_it_went_on(bench,
     (run.directory / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
     assert run.workers() == {1: 2, 2: 2, 3: 1}
     assert (run.step(workers=2), run.step(workers=1)) == (2, 3)
-    assert bench("bench.elastic").resumed_at(run) == [2]
+    assert run.resumed_at() == [2]
 
 
 @pytest.mark.ray

@@ -1,10 +1,7 @@
 """The cost frontier: rows as its regimes promise, ratios as by hand, cells that are run once."""
 
-import importlib
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +11,6 @@ from raysb.config import load as load_config
 from raysb.planning.advice import line, recommend
 from raysb.planning.costs import Processors, RowCosts, Work
 from raysb.planning.labels import Labels
-
-BENCHMARKS = Path(__file__).parents[2] / "pipelines" / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def load():
-    """Imports a module of the benchmark by name, and leaves the path as it was."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module
-    sys.path[:] = before
 
 
 @pytest.fixture(scope="module")

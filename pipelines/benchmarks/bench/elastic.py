@@ -48,12 +48,12 @@ def lose_and_gain(folder: Path) -> dict[str, float]:
 
 def _until_new_step(run: Run, workers: int, began: float) -> dict[str, float]:
     """Wait for a new group of so many workers to make a step that none has made before."""
-    groups, newest = len(resumed_at(run)), 0
+    groups, newest = len(run.resumed_at()), 0
     stepped, longest = began, 0.0
 
     def look() -> bool:
         nonlocal newest, stepped, longest
-        made, resumed = run.workers(), len(resumed_at(run)) > groups
+        made, resumed = run.workers(), len(run.resumed_at()) > groups
         over = resumed and any(n == workers for step, n in made.items() if step > newest)
         if over or (not resumed and max(made) > newest):
             now = time.monotonic()
@@ -65,10 +65,5 @@ def _until_new_step(run: Run, workers: int, began: float) -> dict[str, float]:
     return {
         f"first new step of {workers} after, s": stepped - began,
         "longest time without a new step, s": longest,
-        f"steps undone, a checkpoint every {SAVE_EVERY}": newest - resumed_at(run)[-1],
+        f"steps undone, a checkpoint every {SAVE_EVERY}": newest - run.resumed_at()[-1],
     }
-
-
-def resumed_at(run: Run) -> list[int]:
-    """The steps from which it went on."""
-    return [line["step"] for line in run.lines() if line["kind"] == "resume"]

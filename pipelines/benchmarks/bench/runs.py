@@ -82,6 +82,10 @@ class Run:
         path = self.directory / "metrics.jsonl"
         return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
+    def resumed_at(self) -> list[int]:
+        """The steps from which it went on."""
+        return [line["step"] for line in self.lines() if line["kind"] == "resume"]
+
     def end(self, limit_s: float = 400.0) -> int:
         """Wait for the end; returns the exit code."""
         return int(self.process.wait(timeout=limit_s))
