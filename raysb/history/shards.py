@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray import cloudpickle
 
 from raysb.history.records import LossRecords
 from raysb.history.routing import join_exports, join_records, join_states, split, split_state
@@ -32,16 +33,18 @@ class HistoryShard(LossTable):
     Args:
         capacity: See `LossTable`.
         place: Its number, and the number of shards.
-        snapshot: See `LossHistory.start`.
+        snapshot: See `LossHistory.start`; pickled, since what it needs takes a second to import.
     """
 
-    def __init__(self, capacity: int, place: tuple[int, int], snapshot: Snapshot | None) -> None:
+    def __init__(self, capacity: int, place: tuple[int, int], snapshot: bytes) -> None:
         super().__init__(capacity)
         self._generation = 0
         context: Any = ray.get_runtime_context()
-        known = snapshot() if snapshot and context.was_current_actor_reconstructed else None
-        if known is not None:
-            self.load_state_dict(split_state(known, place[1])[place[0]])
+        if context.was_current_actor_reconstructed:
+            newest: Snapshot | None = cloudpickle.loads(snapshot)
+            known = newest and newest()
+            if known:
+                self.load_state_dict(split_state(known, place[1])[place[0]])
 
     def write(self, generation: int, method: str, *args: Any, **kwargs: Any) -> None:
         """Call one of the table's `record` methods."""
@@ -99,8 +102,8 @@ class LossHistory:
         actor: Any = ray.remote(HistoryShard)
         where = {"scheduling_strategy": beside_driver()} if num_shards == 1 else {}
         actor = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **where)
-        room = ceil(share + spread)
-        return cls([actor.remote(room, (i, num_shards), snapshot) for i in range(num_shards)])
+        room, later = ceil(share + spread), cloudpickle.dumps(snapshot)  # type: ignore[no-untyped-call]
+        return cls([actor.remote(room, (i, num_shards), later) for i in range(num_shards)])
 
     def __reduce__(self) -> tuple[type["LossHistory"], tuple[list[Any], int]]:
         # calls under way stay with the process that made them
