@@ -6,7 +6,7 @@ Columns travel as the source gives them, images as uint8: a quarter of float32's
 
 import torch
 
-from raysb.task import TensorBatch
+from raysb.task import TensorBatch, to_device
 
 
 class Transfer:
@@ -28,7 +28,7 @@ class Transfer:
     def __call__(self, batch: TensorBatch) -> TensorBatch:
         """The tensors of a batch on the device, to be used on its current stream."""
         if self.stream is None:
-            return {name: tensor.to(self._device) for name, tensor in batch.items()}
+            return to_device(batch, self._device)
         pinned = {name: tensor.pin_memory() for name, tensor in batch.items()}
         with torch.cuda.stream(self.stream):
             moved = {
