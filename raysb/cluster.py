@@ -12,7 +12,7 @@ from typing import Any
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
 from raysb.joining import join
-from raysb.own_cluster import end_monitor, looking_often
+from raysb.own_cluster import lean
 from raysb.packing import TRAIN_WORKERS, Processes, misplaced
 
 NAMESPACE = "raysb"
@@ -67,7 +67,7 @@ def connected(
         # Ray's own handlers would end the driver with its own exit code
         with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():
             if address == "local":
-                with looking_often():
+                with lean(verbose):
                     ray.init(
                         address="local",
                         num_cpus=own_cpus(),
@@ -80,8 +80,6 @@ def connected(
                 join(address, namespace=NAMESPACE, **quiet)
         yield ray
     finally:
-        if address == "local":
-            end_monitor()
         ray.shutdown()
 
 

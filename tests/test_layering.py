@@ -66,9 +66,11 @@ IMPORTS_RAY = {
     *(
         "training.stages",
         "training.stream",
-        "training.latency",
+        "training.small_pools",
         "training.worker",
         "training.scorer_pool",
+        "training.reader_pool",
+        "training.bystanders",
     ),
     *(
         "scan.ray",

@@ -30,9 +30,10 @@ from raysb.scoring.cursor import Cursor
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
-from raysb.training.latency import ShortWaits
 from raysb.training.precision import full_float32
+from raysb.training.reader_pool import ReaderPool
 from raysb.training.scorer_pool import ORDERS, Orders, ScorerPool, by_itself_never
+from raysb.training.small_pools import SmallPools, for_small_pools
 from raysb.training.stages import (
     Flow,
     PoolReader,
@@ -164,8 +165,10 @@ class RayStream(BatchStream):
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True  # a DataError stays one
-        context.custom_execution_callback_classes = [ShortWaits, ScorerPool]
+        context.custom_execution_callback_classes = [SmallPools, ReaderPool, ScorerPool]
         context.autoscaling_config = by_itself_never()
+        bounded = self._limits.lockstep or self._limits.window is not None
+        for_small_pools(context, scored=spec.scored, bounded=bounded)
         orders = Orders.of(scoring, self._handle.ledger, self._generation, spec.num_readers)
         context.set_config(ORDERS, orders if spec.scored else None)
         flow_of = (Flow(self._handle, plan, self._generation, [ray.put(self.cursor)]),)
@@ -178,7 +181,7 @@ class RayStream(BatchStream):
                 batch_size=None,
                 num_cpus=READER_CPUS,
                 resources=amounts(scoring.resources, READER_SHARE),
-                compute=pool_of((spec.num_readers, spec.num_readers)),
+                compute=pool_of((1, spec.num_readers)),
             )
         if spec.scored:
             flow = flow.map_batches(
@@ -350,7 +353,7 @@ class RayStream(BatchStream):
 
 
 def pool_of(size: tuple[int, int]) -> Any:
-    """An actor pool that begins with the least of its sizes; `ScorerPool` says when it grows.
+    """An actor pool that begins with the least of its sizes; a callback says when it grows.
 
     Two tasks an actor, in threads of their own: the next pool is at hand while one is worked on.
     Not one after the other: Ray replays the calls of a dead actor in any order, and the oldest

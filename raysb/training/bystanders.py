@@ -1,0 +1,69 @@
+"""Actors of Ray Data that nobody asks on a cluster of our own: left out there.
+
+One keeps figures for the dashboard, which is not there, one the machine on which each actor lies,
+of which there is one. On two cores they take 2.7 s of CPU time of every start. On a cluster that
+was joined they stay.
+
+The hooks are private: where Ray has renamed them, the actors are started.
+"""
+
+import contextlib
+import os
+from typing import Any
+
+ALONE = "RAYSB_OWN_CLUSTER"  # in the environment of all processes of a cluster of our own
+
+
+def is_alone() -> bool:
+    """Whether this is a process of a cluster of our own."""
+    return ALONE in os.environ
+
+
+class Bystanders:
+    """In Ray Data's context: the process where it arrives starts no such actors.
+
+    They are started by the process that schedules an execution, which is Ray's: out of reach but
+    for what travels there.
+    """
+
+    def __reduce__(self) -> Any:
+        return leave_out, ()
+
+
+def leave_out() -> Bystanders:
+    """Let this process start none of them; what it would tell them is told to nobody."""
+    with contextlib.suppress(ImportError):
+        from ray.data._internal import stats
+        from ray.data._internal.execution.operators import actor_pool_map_operator as actor_pool
+
+        manager: Any = getattr(stats, "_StatsManager", None)
+        for told in (
+            "register_dataset_to_stats_actor",
+            "update_execution_metrics",
+            "update_iteration_metrics",
+        ):
+            if hasattr(manager, told):
+                setattr(manager, told, staticmethod(_nothing))
+        hooks: Any = actor_pool
+        if hasattr(hooks, "get_actor_locations"):
+            hooks.get_actor_locations = _where_they_were
+            hooks.get_or_create_actor_location_tracker = _NoTracker
+    return Bystanders()
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """In the place of what tells an actor."""
+
+
+def _where_they_were(_: Any) -> dict[str, str]:
+    """No news of where actors lie: Ray Data then takes them for where they were started."""
+    return {}
+
+
+class _NoTracker:
+    """In the place of the handle through which a scorer tells on which machine it lies."""
+
+    class _Method:
+        remote = staticmethod(_nothing)
+
+    update_actor_location = _Method()

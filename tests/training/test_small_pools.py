@@ -1,0 +1,126 @@
+"""What Ray Data's scheduling loop is told for small pools, and when it is not."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.data import DataContext
+from ray.data._internal.execution import metadata_fetcher, streaming_executor_state
+
+from raysb.training.reader_pool import ReaderPool
+from raysb.training.small_pools import (
+    NUMBERS_AHEAD,
+    WAIT_S,
+    WAIT_UNSCORED_S,
+    SmallPools,
+    for_small_pools,
+)
+
+POLICIES = "backpressure_policies.enabled"
+
+
+class Pool:
+    """Ray Data's pool of actors, as far as it is used."""
+
+    def __init__(self, size: int, most: int) -> None:
+        self.size, self.most = size, most
+
+    def current_size(self) -> int:
+        return self.size
+
+    def max_size(self) -> int:
+        return self.most
+
+    def scale(self, request: Any) -> None:
+        self.size += request.delta
+
+
+class Operator:
+    """Ray Data's, as far as it is used."""
+
+    def __init__(self, name: str, *inputs: "Operator", pool: Pool | None = None) -> None:
+        self.name, self.input_dependencies, self.pool = name, list(inputs), pool
+        self.metrics = SimpleNamespace(num_outputs_taken=0)
+
+    def get_autoscaling_actor_pools(self) -> list[Pool | None]:
+        return [self.pool]
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pool numbers, readers, scorers and, as in lockstep, a cut into batches."""
+    for module, name in (
+        (streaming_executor_state, "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S"),
+        (metadata_fetcher, "_FETCH_WAIT_TIMEOUT_S"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))  # and back after the test
+    source = Operator("Input")
+    numbers = Operator("StreamingRepartition", source)
+    readers = Operator("MapBatches(PoolReader)", numbers, pool=Pool(1, 3))
+    scorers = Operator("MapBatches(PoolScorer)", readers, pool=Pool(1, 1))
+    cut = Operator("StreamingRepartition", scorers)
+    operators = (source, numbers, readers, scorers, cut)
+    return SimpleNamespace(
+        operators=operators,
+        _topology={each: SimpleNamespace(output_queue=[]) for each in operators},
+        _output_node=(cut, None),
+        _backpressure_policies=[],
+        _metadata_fetcher=None,
+        _data_context=DataContext(),
+    )
+
+
+def test_numbers_are_made_for_those_that_wait_and_all_else_flows(executor) -> None:
+    SmallPools().before_execution_starts(executor)
+    (policy,) = executor._backpressure_policies
+    for state in executor._topology.values():
+        state.output_queue.extend([0] * (NUMBERS_AHEAD - 1))
+    limits = {op.name: policy.max_task_output_bytes_to_read(op) for op in executor.operators}
+    assert set(limits.values()) == {None}
+    for state in executor._topology.values():
+        state.output_queue.append(0)
+    stopped = [op for op in executor.operators if policy.max_task_output_bytes_to_read(op) == 0]
+    assert stopped == [executor.operators[1]]  # the numbers, not the cut, which has the same name
+    assert all(policy.can_add_input(op) for op in executor.operators)
+
+
+@pytest.mark.parametrize(("scored", "wait_s"), [(True, WAIT_S), (False, WAIT_UNSCORED_S)])
+def test_the_loop_waits_as_long_as_the_stream_can(executor, scored, wait_s) -> None:
+    for_small_pools(executor._data_context, scored=scored, bounded=True)
+    SmallPools().before_execution_starts(executor)
+    assert streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S == wait_s
+    assert isinstance(executor._metadata_fetcher, metadata_fetcher.InlineMetadataFetcher)
+
+
+def test_ray_shares_out_its_store_where_nothing_else_bounds_what_is_in_it() -> None:
+    context = DataContext()
+    as_ray_has_it = context.op_resource_reservation_enabled, context.get_config(POLICIES)
+    for_small_pools(context, scored=True, bounded=True)
+    assert (context.op_resource_reservation_enabled, context.get_config(POLICIES)) == (False, [])
+    for_small_pools(context, scored=True, bounded=False)
+    now = context.op_resource_reservation_enabled, context.get_config(POLICIES)
+    assert now == as_ray_has_it == (True, None)
+
+
+def test_the_other_readers_come_when_the_first_rows_have_come_out_and_once(executor) -> None:
+    readers, scorers = executor.operators[2].pool, executor.operators[3].pool
+    callback = ReaderPool()
+    callback.before_execution_starts(executor)
+    executor.operators[2].metrics.num_outputs_taken = 1  # read, and not yet scored
+    callback.on_execution_step(executor)
+    assert readers.size == 1
+    executor.operators[-1].metrics.num_outputs_taken = 1
+    callback.on_execution_step(executor)
+    assert (readers.size, scorers.size) == (3, 1)
+    readers.size = 1  # Ray lets readers go that have nothing left to do
+    callback.on_execution_step(executor)
+    assert readers.size == 1
+
+
+def test_a_stream_whose_scorers_read_has_no_readers_to_add(executor) -> None:
+    del executor._topology[executor.operators[2]]
+    callback = ReaderPool()
+    callback.before_execution_starts(executor)
+    executor.operators[-1].metrics.num_outputs_taken = 1
+    callback.on_execution_step(executor)
+    assert executor.operators[3].pool.size == 1
