@@ -26,7 +26,9 @@ from raysb.training.learner import Learner
 SHAPES: dict[str, tuple[int, ...]] = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 CLASSES = 10
 BATCH = 64
-POOL = 512  # and data.num_readers=0: what two cores do best
+# Rows of a pool on Ray. A pool costs it 30 to 50 ms of CPU time whatever is in it, so that a net of
+# which 512 rows take less than that wants more of them, and older scores are their price.
+RAY_POOLS = (512, 2048)
 
 
 def synthetic_rows(shape: tuple[int, ...], count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -83,7 +85,7 @@ class Problem:
             model=build,
             loss=cross_entropy("label"),
             selector=selector,
-            scoring=Scoring(**{"batch_size": POOL, **scoring}),
+            scoring=Scoring(**{"batch_size": RAY_POOLS[0], **scoring}),
             data=Data(num_readers=0 if selector.needs_scores else 2),
             name=name,
         )

@@ -7,6 +7,7 @@ processes: whatever else the machine does, it does to all of them.
 import json
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 from bench.measures import Measure, failed
 from bench.one_process import bare_rate, in_fresh_process
-from bench.problem import BATCH, POOL, Problem, Trace, learner
+from bench.problem import BATCH, RAY_POOLS, Problem, Trace, learner
 from bench.processes import spent, usage
 from bench.rays import run_in_workers
 from raysb.cluster import connected
@@ -62,7 +63,10 @@ def _run(parts: str, problem: Problem, effort: Effort) -> dict[str, Any]:
     rate = in_fresh_process("bare_rate", problem, seconds=1.0)["rate"]
     count = int(min(max(rate * effort.seconds, LEAST_ROWS), problem.count))
     sized = Problem(**{**vars(problem), "count": count})
-    streams = [sized.stream(Uniform(), "uniform"), sized.stream(SelectiveBackprop(), "selective")]
+    streams = [
+        sized.stream(Uniform(), "uniform"),
+        *(sized.stream(SelectiveBackprop(), _selective(n), batch_size=n) for n in RAY_POOLS),
+    ]
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         config = {
             "parts": parts,
@@ -74,6 +78,11 @@ def _run(parts: str, problem: Problem, effort: Effort) -> dict[str, Any]:
         run_in_workers(_arms, config, streams)
         answers: dict[str, Any] = json.loads(Path(file.name).read_text())
     return answers
+
+
+def _selective(pool: int) -> str:
+    """Name of the stream whose pools have so many rows, and of what is noted of it."""
+    return f"pools of {pool}"
 
 
 # --- in the worker ---------------------------------------------------------------------------
@@ -128,29 +137,36 @@ def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], N
         threads: in_fresh_process("local_epoch", problem, threads=threads, pool=best["pool"])
         for threads, best in pools.items()
     }
-    trace = Trace(problem.count // 5, problem.count - problem.count // 7, usage)
-    before = _score_seconds()  # of the repeats before this one
-    stream = _train("selective", 1, trace, "num_scored")
-    seconds_per_row = trace.seconds / trace.rows
-    scoring = (_score_seconds() - before) / stream.num_scored
-    note("waits", trace.waited)
-    note("ray rows/s", 1 / seconds_per_row)
-    note("kept", stream.num_backpropped / stream.num_scored)
-    note("age", stream.mean_age())
-    note("scorer busy", scoring / seconds_per_row)
-    cpu = spent(*trace.seen)
-    note("cpu", {role: 1e6 * seconds / trace.rows for role, seconds in cpu.items()})
-    note("cores", sum(cpu.values()) / trace.seconds)
     for threads, answer in local.items():
-        note(f"epoch {threads}", seconds_per_row / answer["seconds_per_row"])
         note(f"local rows/s {threads}", 1 / answer["seconds_per_row"])
-        note("local kept", answer["kept"])
+        note(f"local kept {threads}", answer["kept"])
         note(f"local cpu {threads}", 1e6 * answer["cpu"])
+    for pool in RAY_POOLS:
+        note(_selective(pool), _epoch_on_ray(problem, _selective(pool), local))
 
 
-def _score_seconds() -> float:
-    """Seconds that the scorers have spent on the first epoch, in all repeats."""
-    epochs = get_stream("selective").progress()["epochs"]
+def _epoch_on_ray(problem: Problem, name: str, local: dict[int, Any]) -> dict[str, Any]:
+    trace = Trace(problem.count // 5, problem.count - problem.count // 7, usage)
+    before = _score_seconds(name)  # of the repeats before this one
+    stream = _train(name, 1, trace, "num_scored")
+    seconds_per_row = trace.seconds / trace.rows
+    scoring = (_score_seconds(name) - before) / stream.num_scored
+    cpu = spent(*trace.seen)
+    return {
+        "waits": trace.waited,
+        "rows/s": 1 / seconds_per_row,
+        "kept": stream.num_backpropped / stream.num_scored,
+        "age": stream.mean_age(),
+        "scorer busy": scoring / seconds_per_row,
+        "cpu": {role: 1e6 * seconds / trace.rows for role, seconds in cpu.items()},
+        "cores": sum(cpu.values()) / trace.seconds,
+        **{f"epoch {n}": seconds_per_row / each["seconds_per_row"] for n, each in local.items()},
+    }
+
+
+def _score_seconds(name: str) -> float:
+    """Seconds that the scorers of a stream have spent on the first epoch, in all repeats."""
+    epochs = get_stream(name).progress()["epochs"]
     return float(epochs[0]["score_seconds"]) if 0 in epochs else 0.0
 
 
@@ -207,50 +223,72 @@ def _speed_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
 
 
 def _wait_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
-    busy = max(arms["scorer busy"])
-    enough = "scorers suffice" if busy < 0.9 else "one scorer does not suffice here"
-    yield Measure(
-        part="b",
-        name=f"{name}: share of time the trainer waits",
-        values=arms["waits"],
-        at_most=0.05,
-        note=f"scorer busy {busy:.0%}: {enough}; age {max(arms['age']):.1f} steps",
-    )
+    best = _best(arms, "waits")
+    for pool in RAY_POOLS:
+        found = _columns(arms[_selective(pool)])
+        busy = max(found["scorer busy"])
+        enough = "scorers suffice" if busy < 0.9 else "one scorer does not suffice here"
+        yield Measure(
+            part="b",
+            name=f"{name}: share of time the trainer waits, {_selective(pool)}",
+            values=found["waits"],
+            at_most=0.05 if pool == best else None,
+            note=f"scorer busy {busy:.0%}: {enough}; age {max(found['age']):.1f} steps",
+        )
 
 
 def _epoch_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
     pools = dict(arms["best pool"])
     for threads, goal in zip(sorted(pools), (0.60, 0.80), strict=False):
-        best = pools[threads]
-        yield Measure(
-            part="c",
-            name=f"{name}: epoch on Ray / in one process, {_threads(threads)}",
-            values=arms[f"epoch {threads}"],
-            at_most=goal,
-            note=f"one process: pools of {best['pool']}; Ray: {POOL}, data.num_readers=0",
-        )
+        best_here, best = _best(arms, f"epoch {threads}"), pools[threads]
+        for pool in RAY_POOLS:
+            yield Measure(
+                part="c",
+                name=f"{name}: epoch on Ray, {_selective(pool)} / in one process, "
+                f"{_threads(threads)}",
+                values=_columns(arms[_selective(pool)])[f"epoch {threads}"],
+                at_most=goal if pool == best_here else None,
+                note=f"one process: its best of 64 to 512, {best['pool']}; Ray: data.num_readers=0",
+            )
         rates, cpu = arms[f"local rows/s {threads}"], arms[f"local cpu {threads}"]
         text = f"{name}: one process, {_threads(threads)}"
         yield Measure(part="c", name=f"{text}, rows scored/s", values=rates)
         yield Measure(part="c", name=f"{text}, CPU us a scored row", values=cpu)
-    kept = f"kept {max(arms['kept']):.3f}, one process {max(arms['local kept']):.3f}"
-    yield Measure(
-        part="c", name=f"{name}: Ray, rows scored/s", values=arms["ray rows/s"], note=kept
-    )
-    total = [sum(one.values()) for one in arms["cpu"]]
-    note = f"{max(arms['cores']):.2f} cores in use"
-    yield Measure(part="c", name=f"{name}: Ray, CPU us a scored row", values=total, note=note)
-    roles = sorted({role for one in arms["cpu"] for role in one})
-    for role in sorted(roles, key=lambda r: -max(one.get(r, 0.0) for one in arms["cpu"])):
-        parts = [one.get(role, 0.0) for one in arms["cpu"]]
-        if max(parts) >= 0.005 * max(total):
-            yield Measure(part="c", name=f"{name}: of it {role}", values=parts)
+    for pool in RAY_POOLS:
+        yield from _ray_lines(name, _selective(pool), arms)
     yield Measure(
         part="c",
         name=f"{name}: {CORES} bare loops at once / {CORES} x one alone",
         values=arms["capacity"],
         note="what the cores have to give when all are busy",
     )
+
+
+def _ray_lines(name: str, pools: str, arms: dict[str, Any]) -> Iterator[Measure]:
+    """Where an epoch's time goes on Ray."""
+    found = _columns(arms[pools])
+    kept = f"kept {max(found['kept']):.3f}, one process {max(arms['local kept 1']):.3f}"
+    text = f"{name}: Ray, {pools}"
+    yield Measure(part="c", name=f"{text}, rows scored/s", values=found["rows/s"], note=kept)
+    total = [sum(one.values()) for one in found["cpu"]]
+    note = f"{max(found['cores']):.2f} cores in use"
+    yield Measure(part="c", name=f"{text}, CPU us a scored row", values=total, note=note)
+    roles = sorted({role for one in found["cpu"] for role in one})
+    for role in sorted(roles, key=lambda r: -max(one.get(r, 0.0) for one in found["cpu"])):
+        parts = [one.get(role, 0.0) for one in found["cpu"]]
+        if max(parts) >= 0.01 * max(total):
+            yield Measure(part="c", name=f"{text}: of it {role}", values=parts)
+
+
+def _columns(repeats: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What each repeat gave, by quantity."""
+    return {key: [each[key] for each in repeats] for key in repeats[0]}
+
+
+def _best(arms: dict[str, Any], key: str) -> int:
+    """The pools on Ray with the least of something: what the goal is about."""
+    medians = {n: statistics.median(_columns(arms[_selective(n)])[key]) for n in RAY_POOLS}
+    return min(medians, key=medians.__getitem__)
 
 
 def _threads(count: int) -> str:
