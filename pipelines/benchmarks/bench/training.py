@@ -65,7 +65,10 @@ def _run(parts: str, problem: Problem, effort: Effort) -> dict[str, Any]:
     sized = Problem(**{**vars(problem), "count": count})
     streams = [
         sized.stream(Uniform(), "uniform"),
-        *(sized.stream(SelectiveBackprop(), _selective(n), batch_size=n) for n in RAY_POOLS),
+        *(
+            sized.stream(SelectiveBackprop(), _selective(n), batch_size=n, num_cpus=0.5)
+            for n in RAY_POOLS
+        ),
     ]
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         config = {
