@@ -17,6 +17,7 @@ from typing import Any
 from raysb.training.bystanders import ALONE
 
 LOOK_EVERY_S, LIMIT_S = 0.02, 5.0
+NO_DASHBOARD = b"127.0.0.1:8265"  # where Ray says that one would be, were it not left out
 
 
 @contextlib.contextmanager
@@ -28,16 +29,13 @@ def lean(verbose: bool) -> Iterator[None]:
     Args:
         verbose: Keep the process that brings what workers write to the terminal.
     """
-    left_out = ["start_monitor", "start_api_server", *([] if verbose else ["start_log_monitor"])]
     try:
         from ray._private.node import Node
         from ray._private.state import GlobalState
     except ImportError:
         yield
         return
-    owners: dict[str, Any] = {"get_node": GlobalState, **dict.fromkeys(left_out, Node)}
-    before = {name: vars(owner).get(name) for name, owner in owners.items()}
-    get_node: Any = before["get_node"]
+    get_node: Any = vars(GlobalState).get("get_node")
 
     def get_node_at_once(self: Any, node_id: str) -> Any:
         end = time.monotonic() + LIMIT_S
@@ -45,18 +43,56 @@ def lean(verbose: bool) -> Iterator[None]:
             time.sleep(LOOK_EVERY_S)
         return get_node(self, node_id)
 
-    os.environ[ALONE] = "1"
-    for name, owner in owners.items():
-        if before[name] is not None:
-            setattr(owner, name, get_node_at_once if name == "get_node" else _start_nothing)
+    with contextlib.ExitStack() as hooks:
+        hooks.enter_context(_replaced(GlobalState, "get_node", get_node_at_once))
+        hooks.enter_context(_replaced(Node, "start_monitor", _start_nothing))
+        hooks.enter_context(_replaced(Node, "start_api_server", _say_where_it_would_be))
+        if not verbose:
+            hooks.enter_context(_replaced(Node, "start_log_monitor", _start_nothing))
+        hooks.enter_context(_marked())
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
+    """A method that is another one in the block; nothing where there is none of that name."""
+    before = vars(owner).get(name)
+    if before is None:
+        yield
+        return
+    setattr(owner, name, by)
     try:
         yield
     finally:
-        del os.environ[ALONE]
-        for name, owner in owners.items():
-            if before[name] is not None:
-                setattr(owner, name, before[name])
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def _marked() -> Iterator[None]:
+    """What starts in the block can tell that it is of a cluster of our own."""
+    before = os.environ.get(ALONE)
+    os.environ[ALONE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(ALONE, None)
+        if before is not None:
+            os.environ[ALONE] = before
 
 
 def _start_nothing(*_: Any, **__: Any) -> None:
     """In the place of a method that starts a process."""
+
+
+def _say_where_it_would_be(node: Any, **_: Any) -> None:
+    """In the place of the API server, which tells this and, without a dashboard, no more.
+
+    Agents of `ray[default]` look for it once a second until it is there.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+
+        store = node.get_gcs_client()
+        store.internal_kv_put(
+            DASHBOARD_ADDRESS.encode(), NO_DASHBOARD, True, KV_NAMESPACE_DASHBOARD
+        )

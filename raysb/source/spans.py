@@ -138,9 +138,14 @@ def rows_of_span(first: Batch, *, num_rows: int, batch_size: int, processes: int
         processes: Among which the spans are shared, at least 1.
     """
     count = max(len(next(iter(first.values()))), 1)
-    by_bytes = SPAN_BYTES * count // max(sum(_nbytes(column) for column in first.values()), 1)
+    by_bytes = SPAN_BYTES * count // max(bytes_of(first), 1)
     by_share = -(-num_rows // (SHARES * processes))
     return max(min(by_bytes, by_share) // batch_size, 1) * batch_size
+
+
+def bytes_of(rows: Batch) -> int:
+    """Bytes of all columns of some rows."""
+    return sum(_nbytes(column) for column in rows.values())
 
 
 def _nbytes(column: npt.NDArray[np.generic]) -> int:

@@ -357,13 +357,10 @@ class BatchStream(abc.ABC):
             )
         whole = stop == self._batch_size
         self._turn, self._reduced = ("step", 0) if whole else ("reduce", stop)
-        weights = self._batch[WEIGHT][start:stop]
-        weighted = losses
-        if (weights != 1).any():
-            weight = batch[WEIGHT].to(losses.dtype)
-            weighted = losses * weight
-            if not weights.all():  # padding counts 0 even where its loss is NaN
-                weighted = torch.where(weight > 0, weighted, torch.zeros_like(losses))
+        weight = batch[WEIGHT].to(losses.dtype)
+        weighted = losses * weight
+        if not self._batch[WEIGHT][start:stop].all():  # padding counts 0 even where its loss is NaN
+            weighted = torch.where(weight > 0, weighted, torch.zeros_like(losses))
         weighted = weighted.sum()
         self._loss_sum = self._loss_sum + weighted.detach()
         mine = slice(start, min(stop, self._rows))

@@ -28,7 +28,7 @@ from raysb.source.irreducible import IrreducibleLosses
 from raysb.source.open import Sources
 from raysb.source.plan import PoolPlan
 from raysb.source.settings import Data
-from raysb.source.spans import rows_of_span
+from raysb.source.spans import bytes_of, rows_of_span
 from raysb.task import Forward, PerSampleLoss, Task, describe_callable, inputs
 from raysb.training.reading import Reading
 
@@ -222,6 +222,11 @@ class StreamSpec:
         count = self.source.num_rows
         rows = rows_of_span(self._first_row, num_rows=count, batch_size=batch_size, processes=2)
         return min(TRANSPORT_BATCHES * batch_size, rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the first row as it is read."""
+        return bytes_of(self._first_row)
 
     @cached_property
     def _first_row(self) -> Batch:

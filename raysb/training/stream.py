@@ -33,7 +33,7 @@ from raysb.training.exchange import Exchange
 from raysb.training.precision import full_float32
 from raysb.training.reader_pool import ReaderPool
 from raysb.training.scorer_pool import ORDERS, Orders, ScorerPool, by_itself_never
-from raysb.training.small_pools import SmallPools, for_small_pools
+from raysb.training.small_pools import SmallPools, for_small_pools, is_bounded
 from raysb.training.stages import (
     Flow,
     PoolReader,
@@ -113,6 +113,7 @@ class RayStream(BatchStream):
         self._consumed_before = self.num_backpropped
         self._hurried_at = self.oldest  # as far as all pools are trained
         self._limits, *grown = self.spec.limits_as_grown(batch_size, self.exchange.world_size)
+        self._most_limits = grown[-1] if grown else self._limits
         self._published_at = self.num_steps
         if self.exchange.rank == 0:
             known = self._restored or self._nothing_known()
@@ -160,20 +161,27 @@ class RayStream(BatchStream):
     def _build(self, plan: PoolPlan, batch_size: int) -> Any:
         """Pool numbers -> rows -> selected rows, as one lazy Ray Data execution."""
         spec, scoring = self.spec, self.spec.scoring
-        context = ray.data.DataContext.get_current()
+        numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
+        flow: Any = ray.data.from_arrow(numbers)
+        context = flow.context  # its own: other data sets of this process stay as they are
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True  # a DataError stays one
         context.custom_execution_callback_classes = [SmallPools, ReaderPool, ScorerPool]
         context.autoscaling_config = by_itself_never()
-        bounded = self._limits.lockstep or self._limits.window is not None
+        bounded = is_bounded(
+            self._most_limits,
+            pool_rows=plan.pool_rows,
+            num_readers=spec.num_readers,
+            row_bytes=spec.row_bytes,
+            store_bytes=ray.cluster_resources().get("object_store_memory", 0.0),  # type: ignore[no-untyped-call]
+        )
         for_small_pools(context, scored=spec.scored, bounded=bounded)
         orders = Orders.of(scoring, self._handle.ledger, self._generation, spec.num_readers)
         context.set_config(ORDERS, orders if spec.scored else None)
         flow_of = (Flow(self._handle, plan, self._generation, [ray.put(self.cursor)]),)
-        numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
-        flow = ray.data.from_arrow(numbers).repartition(target_num_rows_per_block=1)
+        flow = flow.repartition(target_num_rows_per_block=1)
         if spec.num_readers:
             flow = flow.map_batches(
                 PoolReader,

@@ -94,6 +94,19 @@ def test_the_actor_loads_no_torch_and_comes_back_when_it_is_killed() -> None:
     assert_alike(history, table)
 
 
+def test_a_shard_that_died_knows_again_its_share_of_the_last_snapshot() -> None:
+    table = LossTable()
+    record(table, pool(0, 0))
+    known = table.state_dict()
+    history = LossHistory.start(2, snapshot=lambda: known)
+    history.record(pool(1, 0))
+    history.flush()
+    pids = ray.get([s.__ray_call__.remote(lambda _: os.getpid()) for s in history._shards])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert_alike(history, table)
+
+
 def test_what_a_shard_refuses_surfaces_at_the_latest_when_flushed() -> None:
     history = LossHistory.start()
     history.record(pool(0, 0)._replace(epoch=-1))

@@ -7,13 +7,15 @@ import pytest
 from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher, streaming_executor_state
 
+from raysb.scoring.limits import limits_for
 from raysb.training.reader_pool import ReaderPool
 from raysb.training.small_pools import (
-    NUMBERS_AHEAD,
+    STORE_SHARE,
     WAIT_S,
     WAIT_UNSCORED_S,
     SmallPools,
     for_small_pools,
+    is_bounded,
 )
 
 POLICIES = "backpressure_policies.enabled"
@@ -64,24 +66,9 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
         operators=operators,
         _topology={each: SimpleNamespace(output_queue=[]) for each in operators},
         _output_node=(cut, None),
-        _backpressure_policies=[],
         _metadata_fetcher=None,
         _data_context=DataContext(),
     )
-
-
-def test_numbers_are_made_for_those_that_wait_and_all_else_flows(executor) -> None:
-    SmallPools().before_execution_starts(executor)
-    (policy,) = executor._backpressure_policies
-    for state in executor._topology.values():
-        state.output_queue.extend([0] * (NUMBERS_AHEAD - 1))
-    limits = {op.name: policy.max_task_output_bytes_to_read(op) for op in executor.operators}
-    assert set(limits.values()) == {None}
-    for state in executor._topology.values():
-        state.output_queue.append(0)
-    stopped = [op for op in executor.operators if policy.max_task_output_bytes_to_read(op) == 0]
-    assert stopped == [executor.operators[1]]  # the numbers, not the cut, which has the same name
-    assert all(policy.can_add_input(op) for op in executor.operators)
 
 
 @pytest.mark.parametrize(("scored", "wait_s"), [(True, WAIT_S), (False, WAIT_UNSCORED_S)])
@@ -92,14 +79,36 @@ def test_the_loop_waits_as_long_as_the_stream_can(executor, scored, wait_s) -> N
     assert isinstance(executor._metadata_fetcher, metadata_fetcher.InlineMetadataFetcher)
 
 
-def test_ray_shares_out_its_store_where_nothing_else_bounds_what_is_in_it() -> None:
-    context = DataContext()
-    as_ray_has_it = context.op_resource_reservation_enabled, context.get_config(POLICIES)
-    for_small_pools(context, scored=True, bounded=True)
-    assert (context.op_resource_reservation_enabled, context.get_config(POLICIES)) == (False, [])
-    for_small_pools(context, scored=True, bounded=False)
-    now = context.op_resource_reservation_enabled, context.get_config(POLICIES)
-    assert now == as_ray_has_it == (True, None)
+def test_ray_shares_out_its_store_unless_the_ledger_bounds_what_is_in_it() -> None:
+    as_ray_has_it = DataContext()
+    for bounded, wanted in ((True, (False, [])), (False, (True, None))):
+        context = DataContext()
+        for_small_pools(context, scored=True, bounded=bounded)
+        assert (context.op_resource_reservation_enabled, context.get_config(POLICIES)) == wanted
+    theirs = as_ray_has_it.op_resource_reservation_enabled, as_ray_has_it.get_config(POLICIES)
+    assert theirs == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "rows"),
+    [
+        # K - 1 + S n rows: 63 + 2 x 100 + 1 selected, S + 1 pools that are read, one at each reader
+        ("auto", 64 + 2 * 100 + (2 + 1 + 2) * 100),
+        (0, 100 + 64 + (1 + 1 + 2) * 100),  # a pool, and what is left of a batch
+    ],
+)
+def test_what_is_bounded_is_the_bytes_of_the_rows_on_their_way(staleness, rows) -> None:
+    limits = limits_for(staleness, pool_rows=100, batch_size=64, num_workers=1, num_actors=1)
+    sizes = {"pool_rows": 100, "num_readers": 2, "row_bytes": 3.0}
+    just_enough = rows * 3.0 / STORE_SHARE
+    assert is_bounded(limits, **sizes, store_bytes=just_enough)
+    assert not is_bounded(limits, **sizes, store_bytes=just_enough - 1)
+
+
+def test_without_a_bound_on_ages_nothing_bounds_the_rows() -> None:
+    limits = limits_for(None, pool_rows=100, batch_size=64, num_workers=1, num_actors=1)
+    sizes = {"pool_rows": 100, "num_readers": 2, "row_bytes": 1.0}
+    assert not is_bounded(limits, **sizes, store_bytes=1e15)
 
 
 def test_the_other_readers_come_when_the_first_rows_have_come_out_and_once(executor) -> None:

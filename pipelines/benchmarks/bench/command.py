@@ -26,6 +26,7 @@ from bench.problem import SHAPES, synthetic_rows
 from raysb.report.records import read_metrics
 
 ROWS, EPOCHS, MANY = 6000, 3, 1000
+IMPORTS = "import torch, ray, ray.data, ray.train.torch"  # what most processes of a start do
 LIMIT_S = 240
 _PHASE = re.compile(r"([a-z][a-z ]*) ([0-9.]+) s")
 
@@ -54,8 +55,10 @@ def measure(repeats: int, data: str | None, report: Callable[[Measure], None]) -
     """Whole runs, then runs of one step whose plans are short and long, in turn."""
     with tempfile.TemporaryDirectory(prefix="raysb-bench-") as folder:
         flags = ["--data.train", data] if data else _write_rows(Path(folder))
-        whole = _repeat("a whole run", repeats, lambda: _run(flags, EPOCHS), report)
-        _report_whole(whole, report)
+        whole = _repeat(
+            "a whole run", repeats, lambda: (_run(flags, EPOCHS), _import_alone()), report
+        )
+        _report_whole([run for run, _ in whole], [imports for _, imports in whole], report)
         pairs = _repeat(
             "start of 1,000 epochs",
             repeats,
@@ -78,7 +81,16 @@ def _repeat(
         return []
 
 
-def _report_whole(runs: list[Timed], report: Callable[[Measure], None]) -> None:
+def _import_alone() -> float:
+    """Seconds of one process alone: what this machine takes for what a start does many times."""
+    began = time.time()
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, timeout=LIMIT_S)
+    return time.time() - began
+
+
+def _report_whole(
+    runs: list[Timed], imports: list[float], report: Callable[[Measure], None]
+) -> None:
     if not runs:
         return
     report(_line("command to the first step, s", [r.start for r in runs], at_most=15.0))
@@ -86,6 +98,9 @@ def _report_whole(runs: list[Timed], report: Callable[[Measure], None]) -> None:
         report(_line(f"of it {phase}, s", [r.phases.get(phase, 0.0) for r in runs]))
     unsaid = [r.start - sum(r.phases.values()) for r in runs]
     report(_line("of it imports before the first phase, and the first step, s", unsaid))
+    report(_line("for scale: one process that imports torch and Ray, alone, s", imports))
+    scaled = [run.start / alone for run, alone in zip(runs, imports, strict=True)]
+    report(_line("command to the first step / that", scaled))
     report(_line("last step to the prompt, s", [r.end for r in runs], at_most=2.0))
     report(_line("of it evaluation, checkpoint and end of the loop, s", [r.closing for r in runs]))
     gaps = [gap for r in runs for gap in r.gaps]

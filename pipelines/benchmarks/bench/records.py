@@ -1,7 +1,7 @@
 """Records: what was measured, on what, by which command; one JSON and one Markdown file.
 
-Each part carries its own commit, date and command, so that a part measured again replaces itself
-and says so. Nothing in a record names the machine or a path on it.
+Each part carries its own machine, commit, date and command, so that a part measured again replaces
+itself and says so. Nothing in a record names the machine or a path on it.
 """
 
 import json
@@ -29,9 +29,11 @@ def write(
     path = folder / f"{stem}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     parts: dict[str, Any] = old.get("parts", {})
+    for part in parts.values():
+        part.setdefault("hardware", old["hardware"])
     for part in sorted({m.part for m in measures}):
         lines = [m.to_json() for m in measures if m.part == part]
-        parts[part] = {**context, "measures": lines}
+        parts[part] = {"hardware": hardware(), **context, "measures": lines}
     record = {"title": title, "hardware": hardware(), "parts": dict(sorted(parts.items()))}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
@@ -78,19 +80,19 @@ def _git(*words: str) -> str:
 
 
 def _page(record: dict[str, Any]) -> str:
-    hardware = record["hardware"]
-    head = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_GiB']} GiB"
-    lines = [f"# {record['title']}", "", head + ". Values are medians; spread is the range."]
+    lines = [f"# {record['title']}", "", "Values are medians; spread is the range."]
     for part, one in record["parts"].items():
         names = ("part", "name", "values", "at_most", "at_least", "note")
         measures = [Measure(**{k: m[k] for k in names}) for m in one["measures"]]
+        made_on = one.get("hardware", record["hardware"])
+        machine = f"{made_on['cores']} cores of {made_on['cpu']}, {made_on['memory_GiB']} GiB"
         versions = ", ".join(f"{k} {v}" for k, v in one["versions"].items())
         lines += [
             "",
             f"## Part {part}",
             "",
-            f"`{one['command']}`, {one['date']}, commit {one['commit']}, {versions}, load before "
-            f"the start {one['load_before']}.",
+            f"`{one['command']}`, {one['date']}, commit {one['commit']}, on {machine}; {versions}, "
+            f"load before the start {one['load_before']}.",
             "",
             markdown_table(measures),
         ]
