@@ -28,6 +28,7 @@ from raysb.training.memory import keep_freed_pages
 from raysb.training.stream import get_stream
 
 LEAST_ROWS, MOST_ROWS = 10_000, 60_000
+LEAST_POOLS, IN_FLIGHT = 30, 5  # of a stream that is timed; those at its end are not
 CORES = os.cpu_count() or 1
 Report = Callable[[Measure], None]
 
@@ -145,15 +146,18 @@ def _epoch(problem: Problem, pools: dict[int, Any], note: Callable[[str, Any], N
         note(f"local kept {threads}", answer["kept"])
         note(f"local cpu {threads}", 1e6 * answer["cpu"])
     for pool in RAY_POOLS:
-        note(_selective(pool), _epoch_on_ray(problem, _selective(pool), local))
+        note(_selective(pool), _epoch_on_ray(problem, pool, local))
 
 
-def _epoch_on_ray(problem: Problem, name: str, local: dict[int, Any]) -> dict[str, Any]:
-    trace = Trace(problem.count // 5, problem.count - problem.count // 7, usage)
+def _epoch_on_ray(problem: Problem, pool: int, local: dict[int, Any]) -> dict[str, Any]:
+    name, epochs = _selective(pool), math.ceil(LEAST_POOLS * pool / problem.count)
+    rows = problem.count * epochs
+    # the clock stops while there is still something to score: after that the trainer is alone
+    trace = Trace(rows // 5, rows - max(rows // 7, IN_FLIGHT * pool), usage)
     before = _score_seconds(name)  # of the repeats before this one
-    stream = _train(name, 1, trace, "num_scored")
+    stream = _train(name, epochs, trace, "num_scored")
     seconds_per_row = trace.seconds / trace.rows
-    scoring = (_score_seconds(name) - before) / stream.num_scored
+    scoring = (_score_seconds(name) - before) / problem.count
     cpu = spent(*trace.seen)
     return {
         "waits": trace.waited,
