@@ -26,7 +26,7 @@ from raysb.training.learner import Learner
 SHAPES: dict[str, tuple[int, ...]] = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 CLASSES = 10
 BATCH = 64
-# Rows of a pool on Ray. A pool costs it 30 to 50 ms of CPU time whatever is in it, so that a net of
+# Rows of a pool on Ray. A pool costs it 30 to 70 ms of CPU time whatever is in it, so that a net of
 # which 512 rows take less than that wants more of them, and older scores are their price.
 RAY_POOLS = (512, 2048)
 
