@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray import cloudpickle
 
 from raysb.history.records import LossRecords
 from raysb.history.routing import join_exports, join_records, join_states, split, split_state
@@ -33,15 +32,16 @@ class HistoryShard(LossTable):
     Args:
         capacity: See `LossTable`.
         place: Its number, and the number of shards.
-        snapshot: See `LossHistory.start`; pickled, since what it needs takes a second to import.
+        snapshot: See `LossHistory.start`: a list of one reference, so that only a shard that was
+            started again takes the second to import what it needs.
     """
 
-    def __init__(self, capacity: int, place: tuple[int, int], snapshot: bytes) -> None:
+    def __init__(self, capacity: int, place: tuple[int, int], snapshot: list[Any]) -> None:
         super().__init__(capacity)
         self._generation = 0
         context: Any = ray.get_runtime_context()
         if context.was_current_actor_reconstructed:
-            newest: Snapshot | None = cloudpickle.loads(snapshot)
+            newest: Snapshot | None = ray.get(snapshot[0])
             known = newest and newest()
             if known:
                 self.load_state_dict(split_state(known, place[1])[place[0]])
@@ -102,7 +102,7 @@ class LossHistory:
         actor: Any = ray.remote(HistoryShard)
         where = {"scheduling_strategy": beside_driver()} if num_shards == 1 else {}
         actor = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **where)
-        room, later = ceil(share + spread), cloudpickle.dumps(snapshot)  # type: ignore[no-untyped-call]
+        room, later = ceil(share + spread), [ray.put(snapshot)]
         return cls([actor.remote(room, (i, num_shards), later) for i in range(num_shards)])
 
     def __reduce__(self) -> tuple[type["LossHistory"], tuple[list[Any], int]]:

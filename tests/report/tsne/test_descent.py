@@ -74,7 +74,7 @@ def test_the_first_moves_are_those_of_sklearn(momentum, exaggeration) -> None:
         patience=99,
     )
     assert done == 15
-    np.testing.assert_allclose(points.numpy().ravel(), expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(points.numpy().ravel(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_it_ends_where_nothing_moves() -> None:
