@@ -32,19 +32,16 @@ class HistoryShard(LossTable):
     Args:
         capacity: See `LossTable`.
         place: Its number, and the number of shards.
-        snapshot: See `LossHistory.start`: a list of one reference, so that only a shard that was
-            started again takes the second to import what it needs.
+        snapshot: See `LossHistory.start`.
     """
 
-    def __init__(self, capacity: int, place: tuple[int, int], snapshot: list[Any]) -> None:
+    def __init__(self, capacity: int, place: tuple[int, int], snapshot: Snapshot | None) -> None:
         super().__init__(capacity)
         self._generation = 0
         context: Any = ray.get_runtime_context()
-        if context.was_current_actor_reconstructed:
-            newest: Snapshot | None = ray.get(snapshot[0])
-            known = newest and newest()
-            if known:
-                self.load_state_dict(split_state(known, place[1])[place[0]])
+        known = snapshot() if snapshot and context.was_current_actor_reconstructed else None
+        if known is not None:
+            self.load_state_dict(split_state(known, place[1])[place[0]])
 
     def write(self, generation: int, method: str, *args: Any, **kwargs: Any) -> None:
         """Call one of the table's `record` methods."""
@@ -102,8 +99,8 @@ class LossHistory:
         actor: Any = ray.remote(HistoryShard)
         where = {"scheduling_strategy": beside_driver()} if num_shards == 1 else {}
         actor = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **where)
-        room, later = ceil(share + spread), [ray.put(snapshot)]
-        return cls([actor.remote(room, (i, num_shards), later) for i in range(num_shards)])
+        room = ceil(share + spread)
+        return cls([actor.remote(room, (i, num_shards), snapshot) for i in range(num_shards)])
 
     def __reduce__(self) -> tuple[type["LossHistory"], tuple[list[Any], int]]:
         # calls under way stay with the process that made them
