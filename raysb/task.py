@@ -200,8 +200,8 @@ def to_device(tensors: TensorBatch, device: torch.device) -> TensorBatch:
     """Tensors of the CPU on a device; the very same where that is the CPU."""
     if device.type == "cpu":  # asking each tensor takes longer than a small net's first layer
         return tensors
-    wait = device.type != "cuda"  # elsewhere the source may go before it is copied
-    return {name: tensor.to(device, non_blocking=not wait) for name, tensor in tensors.items()}
+    at_once = device.type == "cuda"  # elsewhere the source may go before it is copied
+    return {name: tensor.to(device, non_blocking=at_once) for name, tensor in tensors.items()}
 
 
 def _check_collated(collated: Any, rows: int, collate: Any) -> None:

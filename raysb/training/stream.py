@@ -27,6 +27,7 @@ from raysb.interrupt import stop_name
 from raysb.placement import READER_CPUS, READER_SHARE, amounts
 from raysb.schema import POOL, Batch, Floats, Ids, Published
 from raysb.scoring.cursor import Cursor
+from raysb.scoring.limits import Limits
 from raysb.source.plan import PoolPlan
 from raysb.training.batch_stream import BatchStream
 from raysb.training.exchange import Exchange
@@ -113,7 +114,6 @@ class RayStream(BatchStream):
         self._consumed_before = self.num_backpropped
         self._hurried_at = self.oldest  # as far as all pools are trained
         self._limits, *grown = self.spec.limits_as_grown(batch_size, self.exchange.world_size)
-        self._most_limits = grown[-1] if grown else self._limits
         self._published_at = self.num_steps
         if self.exchange.rank == 0:
             known = self._restored or self._nothing_known()
@@ -133,7 +133,7 @@ class RayStream(BatchStream):
             self._teller = Teller(
                 self._handle.ledger, self._generation, pause_s, asks=self._limits.publish_every > 1
             )
-            splits = self._build(plan, batch_size).streaming_split(
+            splits = self._build(plan, batch_size, (self._limits, *grown)[-1]).streaming_split(
                 self.exchange.world_size, equal=False, locality_hints=None
             )
             # by reference: whoever holds the iterators themselves must import Ray Data
@@ -158,8 +158,14 @@ class RayStream(BatchStream):
             return self._weights.publish(self.num_steps)
         return WeightStore(live=FlatState(self.task.build(self.spec.seed))).publish(self.num_steps)
 
-    def _build(self, plan: PoolPlan, batch_size: int) -> Any:
-        """Pool numbers -> rows -> selected rows, as one lazy Ray Data execution."""
+    def _build(self, plan: PoolPlan, batch_size: int, most: Limits) -> Any:
+        """Pool numbers -> rows -> selected rows, as one lazy Ray Data execution.
+
+        Args:
+            plan: The pools of the run.
+            batch_size: Rows per worker and step, B.
+            most: The limits of the most scorers that there may be.
+        """
         spec, scoring = self.spec, self.spec.scoring
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
         flow: Any = ray.data.from_arrow(numbers)
@@ -171,7 +177,7 @@ class RayStream(BatchStream):
         context.custom_execution_callback_classes = [SmallPools, ReaderPool, ScorerPool]
         context.autoscaling_config = by_itself_never()
         bounded = is_bounded(
-            self._most_limits,
+            most,
             pool_rows=plan.pool_rows,
             num_readers=spec.num_readers,
             row_bytes=spec.row_bytes,

@@ -40,8 +40,8 @@ class Pool:
 class Operator:
     """Ray Data's, as far as it is used."""
 
-    def __init__(self, name: str, *inputs: "Operator", pool: Pool | None = None) -> None:
-        self.name, self.input_dependencies, self.pool = name, list(inputs), pool
+    def __init__(self, name: str, pool: Pool | None = None) -> None:
+        self.name, self.pool = name, pool
         self.metrics = SimpleNamespace(num_outputs_taken=0)
 
     def get_autoscaling_actor_pools(self) -> list[Pool | None]:
@@ -56,15 +56,14 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
         (metadata_fetcher, "_FETCH_WAIT_TIMEOUT_S"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # and back after the test
-    source = Operator("Input")
-    numbers = Operator("StreamingRepartition", source)
-    readers = Operator("MapBatches(PoolReader)", numbers, pool=Pool(1, 3))
-    scorers = Operator("MapBatches(PoolScorer)", readers, pool=Pool(1, 1))
-    cut = Operator("StreamingRepartition", scorers)
-    operators = (source, numbers, readers, scorers, cut)
+    readers = Operator("MapBatches(PoolReader)", Pool(1, 3))
+    scorers = Operator("MapBatches(PoolScorer)", Pool(1, 1))
+    cut = Operator("StreamingRepartition")
+    numbers = Operator("StreamingRepartition")
+    operators = (Operator("Input"), numbers, readers, scorers, cut)
     return SimpleNamespace(
         operators=operators,
-        _topology={each: SimpleNamespace(output_queue=[]) for each in operators},
+        _topology=dict.fromkeys(operators),
         _output_node=(cut, None),
         _metadata_fetcher=None,
         _data_context=DataContext(),

@@ -28,13 +28,14 @@ def write(
     stem = f"{title}_{cpus}cpu_{datetime.now(UTC):%Y-%m}{'_quick' if quick else ''}"
     path = folder / f"{stem}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
+    machine = hardware()
     parts: dict[str, Any] = old.get("parts", {})
     for part in parts.values():
         part.setdefault("hardware", old["hardware"])
     for part in sorted({m.part for m in measures}):
         lines = [m.to_json() for m in measures if m.part == part]
-        parts[part] = {"hardware": hardware(), **context, "measures": lines}
-    record = {"title": title, "hardware": hardware(), "parts": dict(sorted(parts.items()))}
+        parts[part] = {"hardware": machine, **context, "measures": lines}
+    record = {"title": title, "hardware": machine, "parts": dict(sorted(parts.items()))}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     page = path.with_suffix(".md")
@@ -84,7 +85,7 @@ def _page(record: dict[str, Any]) -> str:
     for part, one in record["parts"].items():
         names = ("part", "name", "values", "at_most", "at_least", "note")
         measures = [Measure(**{k: m[k] for k in names}) for m in one["measures"]]
-        made_on = one.get("hardware", record["hardware"])
+        made_on = one["hardware"]
         machine = f"{made_on['cores']} cores of {made_on['cpu']}, {made_on['memory_GiB']} GiB"
         versions = ", ".join(f"{k} {v}" for k, v in one["versions"].items())
         lines += [
