@@ -12,7 +12,7 @@ from typing import Any
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
 from raysb.joining import join
-from raysb.own_cluster import lean
+from raysb.own_cluster import lean, marked
 from raysb.packing import TRAIN_WORKERS, Processes, misplaced
 
 NAMESPACE = "raysb"
@@ -59,28 +59,30 @@ def connected(
     if wanted is None:
         refuse_company()
     address = wanted or "local"
+    whose = marked() if address == "local" else contextlib.nullcontext()
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        # Ray's own handlers would end the driver with its own exit code
-        with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():
-            if address == "local":
-                with lean(verbose):
-                    ray.init(
-                        address="local",
-                        num_cpus=own_cpus(),
-                        num_gpus=num_gpus,
-                        include_dashboard=False,
-                        namespace=NAMESPACE,
-                        **quiet,
-                    )
-            else:
-                join(address, namespace=NAMESPACE, **quiet)
-        yield ray
-    finally:
-        ray.shutdown()
+    with whose:
+        try:
+            # Ray's own handlers would end the driver with its own exit code
+            with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():
+                if address == "local":
+                    with lean(verbose):
+                        ray.init(
+                            address="local",
+                            num_cpus=own_cpus(),
+                            num_gpus=num_gpus,
+                            include_dashboard=False,
+                            namespace=NAMESPACE,
+                            **quiet,
+                        )
+                else:
+                    join(address, namespace=NAMESPACE, **quiet)
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

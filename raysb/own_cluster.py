@@ -49,7 +49,6 @@ def lean(verbose: bool) -> Iterator[None]:
         hooks.enter_context(_replaced(Node, "start_api_server", _say_where_it_would_be))
         if not verbose:
             hooks.enter_context(_replaced(Node, "start_log_monitor", _start_nothing))
-        hooks.enter_context(_marked())
         yield
 
 
@@ -68,8 +67,8 @@ def _replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _marked() -> Iterator[None]:
-    """What starts in the block can tell that it is of a cluster of our own."""
+def marked() -> Iterator[None]:
+    """This process and all that start in the block can tell that the cluster is one of our own."""
     before = os.environ.get(ALONE)
     os.environ[ALONE] = "1"
     try:

@@ -26,7 +26,9 @@ from raysb.shared import audit_not_shared, check_shared
 from raysb.source.dataset import share
 from raysb.stacks import STACKS
 from raysb.stream import start_stream, stream_processes
+from raysb.training.bystanders import asks_nobody, is_alone, no_datasets
 from raysb.training.checkpoints import Checkpoints
+from raysb.training.one_worker import OneWorker
 from raysb.training.spec import StreamSpec
 from raysb.training.worker import Job, train_loop_per_worker
 from raysb.watchdog import ended, watched
@@ -183,7 +185,7 @@ class Supervisor:
             os.environ.setdefault(*START_LIMIT)
         trainer = Trainer(
             train_loop_per_worker,
-            train_loop_config={"job": work},
+            train_loop_config={"job": [ray.put(work)]},  # the controller need not understand it
             scaling_config=self._scaling,
             run_config=self._run_config,
         )
@@ -343,12 +345,21 @@ class Trainer(TorchTrainer):
 
     _controller: Any = None
 
+    def __init__(self, *args: Any, scaling_config: Any, **kwargs: Any) -> None:
+        alone: Any = OneWorker() if scaling_config.num_workers == 1 else None
+        super().__init__(*args, torch_config=alone, scaling_config=scaling_config, **kwargs)
+
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         for callback in callbacks:
             if type(callback).__name__ == "DatasetsCallback" and not self.datasets:
-                callback.before_init_train_context = _no_datasets
+                callback.before_init_train_context = no_datasets
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if is_alone():
+            parts = {name: asks_nobody(part) for name, part in parts.items()}
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
@@ -359,11 +370,6 @@ class Trainer(TorchTrainer):
             with suppress(ray.exceptions.RayError):
                 ray.get(self._controller.abort.remote(), timeout=ABORT_LIMIT_S)
             ray.kill(self._controller)  # what is left of its workers ends with it
-
-
-def _no_datasets(workers: list[Any]) -> dict[str, list[Any]]:
-    """What Ray Train's callback for datasets gives to each worker, where there are none."""
-    return {"dataset_shard_provider": [None] * len(workers)}
 
 
 def _train_processes(scaling: Any) -> dict[str, Processes]:

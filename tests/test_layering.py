@@ -71,6 +71,7 @@ IMPORTS_RAY = {
         "training.scorer_pool",
         "training.reader_pool",
         "training.bystanders",
+        "training.one_worker",
     ),
     *(
         "scan.ray",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raysb.cluster import running_clusters
-from raysb.own_cluster import lean
-from raysb.training.bystanders import ALONE
+from raysb.own_cluster import lean, marked
+from raysb.training.bystanders import ALONE, is_alone
 
 MARK = "RAYSB_TEST_OWN_CLUSTER"  # in the environment of all of its processes
 
@@ -47,7 +47,8 @@ with connected() as ray:
     left_out = ("monitor.py", "log_monitor.py", "dashboard.py")
     assert not [word for word in words() if pathlib.Path(word).name in left_out]
     named = {each["name"] for each in ray.util.list_named_actors(all_namespaces=True)}
-    assert not [name for name in named if "stats" in name.lower() or "Location" in name], named
+    unasked = ("stats", "location", "autoscaling")
+    assert not [name for name in named if any(kind in name.lower() for kind in unasked)], named
 assert state.GlobalState.get_node is count
 print(asked[0])
 """
@@ -72,9 +73,17 @@ def test_what_ray_would_start_is_left_out_in_the_block_and_back_after_it(verbose
     with pytest.raises(OSError, match="gone"):
         start()
     assert hooks() == before
-    assert ALONE not in os.environ
     kept = {"start_gcs_server"} | ({"start_log_monitor"} if verbose else set())
     assert {name for name in before if inside[name] is before[name]} == kept
+
+
+def test_processes_of_the_block_are_marked_and_no_others(monkeypatch) -> None:
+    monkeypatch.delenv(ALONE, raising=False)
+    with marked():
+        with marked():
+            pass
+        assert is_alone()
+    assert not is_alone()
 
 
 @pytest.mark.slow

@@ -1,17 +1,21 @@
 """What a run on Ray says before it starts and when it was ended; no cluster is needed for it."""
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from ray.train import RunConfig
+from ray import cloudpickle
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig
 from torch import nn
 
 from raysb import Data, Scoring, SelectiveTrainer, Training, Uniform
 from raysb.errors import NonFiniteError, ResourceError
 from raysb.losses import cross_entropy
-from raysb.ray_engine import LostError, Supervisor, scorers_held_back
+from raysb.ray_engine import LostError, Supervisor, Trainer, scorers_held_back
 
 ROWS = {"x": np.zeros((64, 3), np.float32), "label": np.zeros(64, np.int64)}
 
@@ -78,3 +82,24 @@ def test_a_run_that_was_ended_for_hanging_is_not_started_again(tmp_path, echo) -
     assert f"step 40; mend what hangs, and `raysb train --resume {tmp_path}/run`" in str(
         caught.value
     )
+
+
+ARRIVED = """
+import sys
+from ray import cloudpickle
+cloudpickle.load(sys.stdin.buffer)
+print(*sorted({"torch", "raysb.ray_engine", "pandas"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(("workers", "loaded"), [(1, "pandas\n"), (2, "pandas torch\n")])
+def test_the_controller_of_one_worker_loads_no_torch(workers, loaded) -> None:
+    """Which is more than a second between the command and the worker; several need its groups."""
+    trainer = Trainer(print, scaling_config=ScalingConfig(num_workers=workers))
+    parts = cloudpickle.dumps((trainer._create_default_callbacks(), trainer.train_run_context))
+    command = [sys.executable, "-c", ARRIVED]
+    done = subprocess.run(command, input=parts, capture_output=True, check=True)
+    assert done.stdout.decode() == loaded
+    theirs, ours = TorchConfig().backend_cls, trainer.backend_config.backend_cls
+    assert ours.share_cuda_visible_devices == theirs.share_cuda_visible_devices
+    assert (ours is theirs) == (workers > 1)

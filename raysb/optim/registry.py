@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from raysb.imports import call, check_arguments, describe, resolve, takes
 from raysb.optim.centralize import gc_param_groups
+from raysb.optim.late_compiler import load_compiler_late
 from raysb.optim.ranger import Ranger
 
 OptimizerFactory: TypeAlias = Callable[..., Optimizer]
@@ -86,6 +87,7 @@ def build_optimizer(
             without trainable parameters.
         TypeError: If the function returns no `torch.optim.Optimizer`.
     """
+    load_compiler_late()
     args = dict(training.optimizer_args)
     if optimizer is None:
         optimizer = resolve(training.optimizer, OPTIMIZERS, "train.optimizer")

@@ -34,6 +34,7 @@ def leave_out() -> Bystanders:
     """Let this process start none of them; what it would tell them is told to nobody."""
     with contextlib.suppress(ImportError):
         from ray.data._internal import stats
+        from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
         from ray.data._internal.execution.operators import actor_pool_map_operator as actor_pool
 
         manager: Any = getattr(stats, "_StatsManager", None)
@@ -48,7 +49,29 @@ def leave_out() -> Bystanders:
         if hasattr(hooks, "get_actor_locations"):
             hooks.get_actor_locations = _where_they_were
             hooks.get_or_create_actor_location_tracker = _NoTracker
+        machines: Any = DefaultAutoscalingCoordinator
+        if hasattr(machines, "get_reserved_resources"):
+            machines.request_resources = machines.cancel_request = _nothing
+            machines.get_reserved_resources = _what_there_is
     return Bystanders()
+
+
+def asks_nobody(part: Any) -> Any:
+    """Part of a train controller; a policy for a fixed number of workers asks for no machines."""
+    if type(part).__name__ == "FixedScalingPolicy":
+        for ask in (
+            "_send_resource_request",
+            "_maybe_send_resource_request",
+            "_cancel_resource_request",
+        ):
+            if hasattr(part, ask):
+                setattr(part, ask, _nothing)
+    return part
+
+
+def no_datasets(workers: list[Any]) -> dict[str, list[Any]]:
+    """What Ray Train's callback for datasets gives to each worker, where there are none."""
+    return {"dataset_shard_provider": [None] * len(workers)}
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -58,6 +81,14 @@ def _nothing(*_: Any, **__: Any) -> None:
 def _where_they_were(_: Any) -> dict[str, str]:
     """No news of where actors lie: Ray Data then takes them for where they were started."""
     return {}
+
+
+def _what_there_is(_: Any) -> dict[str, dict[str, float]]:
+    """What each machine has, by its id: nobody shares it out among several users."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: dict(node["Resources"]) for node in nodes if node["Alive"]}
 
 
 class _NoTracker:

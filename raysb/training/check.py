@@ -1,11 +1,8 @@
 """What can be known before a run: one small batch through reading, model, loss and optimizer."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from raysb.errors import DataError
@@ -41,28 +38,10 @@ def check_first_rows(spec: StreamSpec, training: Training, optimizer: Any = None
     for count in sorted({training.min_workers, training.max_workers}):
         spec.limits(training.batch_size, count)
     model = try_first_rows(spec)
-    with _without_compiler():
-        build_optimizer(model, training, optimizer)
+    build_optimizer(model, training, optimizer)
     if training.statistics:
         check_selection(spec.selector, spec.adjust)
         observed_layers(model)
-
-
-@contextmanager
-def _without_compiler() -> Iterator[None]:
-    """An optimizer that is made and never used needs no compiler: loading torch's takes .7 s.
-
-    The attribute is private; where torch has renamed it, the compiler is loaded and nothing else.
-    """
-    register: Any = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
-    known = register is None or hasattr(register, "__dynamo_disable")
-    if not known:
-        register.__dynamo_disable = register
-    try:
-        yield
-    finally:
-        if not known:
-            vars(register).pop("__dynamo_disable", None)  # another thread may have been here
 
 
 def try_first_rows(spec: StreamSpec) -> nn.Module:

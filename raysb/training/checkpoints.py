@@ -32,6 +32,7 @@ from raysb.training import checkpoint, manifest
 from raysb.training.folder import Folder, Token
 from raysb.training.manifest import MANIFEST, VERSION, Manifest
 from raysb.training.saved_state import HISTORY, STREAM, check_file, check_learner
+from raysb.training.snapshot import NewestHistory
 
 CHECKPOINT = "checkpoint_"  # a folder's name; report.directory, which loads no torch, repeats it
 BEFORE = ".before"  # of the same step, while a new one is put in its place
@@ -184,10 +185,10 @@ class Checkpoints:
         with self.local(entry) as folder:
             return self._sound(entry, checkpoint.load_stream(folder))
 
-    def newest_history(self) -> Mapping[str, Any] | None:
-        """What the newest checkpoint knows of each sample; `None` where there is none."""
-        entry = self.newest()
-        return None if entry is None else self.load_stream(entry)["history"]
+    @property
+    def newest_history(self) -> NewestHistory:
+        """Called, it gives what the newest checkpoint knows of each sample, or `None`."""
+        return NewestHistory(folder=self.folder, token=self.token)
 
     @contextmanager
     def local(self, entry: Entry) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -67,8 +68,8 @@ class Job:
 
 
 def train_loop_per_worker(config: Mapping[str, Any]) -> None:
-    """Train on this worker's share of the stream; `config["job"]` says what."""
-    job: Job = config["job"]
+    """Train on this worker's share of the stream, as the job says: `config["job"]`, a reference."""
+    job: Job = ray.get(config["job"][0])
     if job.stream.lost() or job.stream.ledger.progress()["failure"]:
         return  # another try would end like the last; the driver knows what to do
     with telling(job.stream.ledger):
