@@ -87,7 +87,7 @@ def test_processes_of_the_block_are_marked_and_no_others(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_needs_no_process_that_is_left_out_and_ends_with_all_the_others() -> None:
+def test_a_run_needs_no_process_that_is_left_out_and_ends_with_all_the_others(tmp_path) -> None:
     if running := running_clusters():
         pytest.skip(f"beside the cluster {', '.join(running)}: run this file alone")
     environment = {**os.environ, MARK: str(os.getpid())}
@@ -95,6 +95,7 @@ def test_a_run_needs_no_process_that_is_left_out_and_ends_with_all_the_others() 
     done = subprocess.run(
         [sys.executable, "-c", f"MARK = {mark!r}\n{UP_AND_DOWN}"],
         env=environment,
+        cwd=tmp_path,  # its run directory is there
         capture_output=True,
         text=True,
         check=False,

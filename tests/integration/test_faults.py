@@ -93,9 +93,11 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def age_cases(tmp_path: Path, count: int, kept: float, pool: int = POOL) -> list[Case]:
+def age_cases(
+    tmp_path: Path, bounds: set[int], count: int, kept: float, pool: int = POOL
+) -> list[Case]:
     cases = []
-    for stale in sorted({0, smallest_bound(pool), 8}):
+    for stale in sorted(bounds):
         selector = SelectiveBackprop(beta=1 / kept - 1) if kept < 1 else None
         folder = tmp_path / f"{stale}-{kept}"
         folder.mkdir()
@@ -107,6 +109,7 @@ def age_cases(tmp_path: Path, count: int, kept: float, pool: int = POOL) -> list
                 batch_size=BATCH,
                 pool=pool,
                 actors=3,
+                readers=0,
                 stale=stale,
                 selector=selector or SelectiveBackprop(min_probability=1.0),
                 forward=SlowScorer(str(folder), 0.05),
@@ -128,7 +131,8 @@ def check_ages(cases: list[Case], outcomes: dict[str, Any]) -> None:
 
 
 def test_ages_keep_their_bound_with_a_scorer_twenty_times_slower(ray_cluster, tmp_path):
-    cases = age_cases(tmp_path, count=240, kept=0.5)
+    # in lockstep ages are the local engine's: test_lockstep.py
+    cases = age_cases(tmp_path, {smallest_bound(), 8}, count=240, kept=0.5)
     check_ages(cases, run(cases, tmp_path, workers=WORKERS))
 
 
@@ -136,7 +140,7 @@ def test_ages_keep_their_bound_with_a_scorer_twenty_times_slower(ray_cluster, tm
 @pytest.mark.parametrize(("kept", "pool"), [(0.1, 20), (0.5, POOL), (1.0, POOL)])
 def test_ages_keep_their_bound_over_500_steps(ray_cluster, tmp_path, kept, pool):
     count = int(500 * WORKERS * BATCH / kept)
-    cases = age_cases(tmp_path, count, kept, pool)
+    cases = age_cases(tmp_path, {0, smallest_bound(pool), 8}, count, kept, pool)
     outcomes = run(cases, tmp_path, workers=WORKERS)
     check_ages(cases, outcomes)
     assert all(int(outcomes[case.name].numbers["steps"]) >= 450 for case in cases)

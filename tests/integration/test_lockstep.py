@@ -38,7 +38,7 @@ def test_lockstep_on_ray_trains_the_rows_of_the_local_engine(ray_cluster, tmp_pa
         Case(name="three", actors=3),
         Case(name="readers", actors=(2, 4), readers=0),  # more would take turns: none comes
         Case(name="odd", actors=2, count=173, pool=19, batch_size=5, epochs=3),
-        Case(name="counts", actors=2, selector=COUNTING),
+        Case(name="counts", actors=2, selector=COUNTING, readers=0),
     ]
     outcomes = run(cases, tmp_path, workers=workers)
     for case in cases:

@@ -37,7 +37,7 @@ def by_step(outcome):
     return sorted((step, i, p) for step, _, i, p in trained(outcome))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers):
     cases = [
         Case(name="stale", actors=3, epochs=3, selector=StaleSelectiveBackprop(**STALE)),
@@ -57,7 +57,10 @@ def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_pat
         "budget": BudgetedSelection(rows_per_epoch=77),
     }
     cases += [
-        Case(name=name, actors=2, epochs=3, selector=selector) for name, selector in others.items()
+        Case(
+            name=name, actors=2, epochs=3, selector=selector, readers=int(not selector.needs_scores)
+        )
+        for name, selector in others.items()
     ]
     outcomes = run(cases, tmp_path, workers=workers)
     for case in cases:
