@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from raysb.training.bystanders import ALONE
+from raysb.training.bystanders import ALONE, nothing
 
 LOOK_EVERY_S, LIMIT_S = 0.02, 5.0
 NO_DASHBOARD = b"127.0.0.1:8265"  # where Ray says that one would be, were it not left out
@@ -45,10 +45,10 @@ def lean(verbose: bool) -> Iterator[None]:
 
     with contextlib.ExitStack() as hooks:
         hooks.enter_context(_replaced(GlobalState, "get_node", get_node_at_once))
-        hooks.enter_context(_replaced(Node, "start_monitor", _start_nothing))
+        hooks.enter_context(_replaced(Node, "start_monitor", nothing))
         hooks.enter_context(_replaced(Node, "start_api_server", _say_where_it_would_be))
         if not verbose:
-            hooks.enter_context(_replaced(Node, "start_log_monitor", _start_nothing))
+            hooks.enter_context(_replaced(Node, "start_log_monitor", nothing))
         yield
 
 
@@ -77,10 +77,6 @@ def marked() -> Iterator[None]:
         os.environ.pop(ALONE, None)
         if before is not None:
             os.environ[ALONE] = before
-
-
-def _start_nothing(*_: Any, **__: Any) -> None:
-    """In the place of a method that starts a process."""
 
 
 def _say_where_it_would_be(node: Any, **_: Any) -> None:

@@ -28,9 +28,10 @@ from raysb.stacks import STACKS
 from raysb.stream import start_stream, stream_processes
 from raysb.training.bystanders import asks_nobody, is_alone, no_datasets
 from raysb.training.checkpoints import Checkpoints
+from raysb.training.entry import train_loop_per_worker
 from raysb.training.one_worker import OneWorker
 from raysb.training.spec import StreamSpec
-from raysb.training.worker import Job, train_loop_per_worker
+from raysb.training.worker import Job
 from raysb.watchdog import ended, watched
 
 POLL_S = 0.25  # that the driver waits for lines of metrics before it looks whether all is over

@@ -6,6 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "raysb"
 ORDER = [
     {
+        "collecting",
         "errors",
         "imports",
         "interrupt",
@@ -71,6 +72,7 @@ IMPORTS_RAY = {
         "training.scorer_pool",
         "training.reader_pool",
         "training.bystanders",
+        "training.entry",
         "training.one_worker",
     ),
     *(

@@ -1,8 +1,8 @@
-"""Actors of Ray Data that nobody asks on a cluster of our own: left out there.
+"""Actors of Ray Data and Ray Train that nobody needs on a cluster of our own: left out there.
 
 One keeps figures for the dashboard, which is not there, one the machine on which each actor lies,
-of which there is one. On two cores they take 2.7 s of CPU time of every start. On a cluster that
-was joined they stay.
+of which there is one, and one shares out machines among several users, of which there is one. On
+two cores they take 4 s of CPU time of every start. On a cluster that was joined they stay.
 
 The hooks are private: where Ray has renamed them, the actors are started.
 """
@@ -44,14 +44,14 @@ def leave_out() -> Bystanders:
             "update_iteration_metrics",
         ):
             if hasattr(manager, told):
-                setattr(manager, told, staticmethod(_nothing))
+                setattr(manager, told, staticmethod(nothing))
         hooks: Any = actor_pool
         if hasattr(hooks, "get_actor_locations"):
             hooks.get_actor_locations = _where_they_were
             hooks.get_or_create_actor_location_tracker = _NoTracker
         machines: Any = DefaultAutoscalingCoordinator
         if hasattr(machines, "get_reserved_resources"):
-            machines.request_resources = machines.cancel_request = _nothing
+            machines.request_resources = machines.cancel_request = nothing
             machines.get_reserved_resources = _what_there_is
     return Bystanders()
 
@@ -65,7 +65,7 @@ def asks_nobody(part: Any) -> Any:
             "_cancel_resource_request",
         ):
             if hasattr(part, ask):
-                setattr(part, ask, _nothing)
+                setattr(part, ask, nothing)
     return part
 
 
@@ -74,8 +74,8 @@ def no_datasets(workers: list[Any]) -> dict[str, list[Any]]:
     return {"dataset_shard_provider": [None] * len(workers)}
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    """In the place of what tells an actor."""
+def nothing(*_: Any, **__: Any) -> None:
+    """In the place of what asks or tells an actor, or starts a process."""
 
 
 def _where_they_were(_: Any) -> dict[str, str]:
@@ -95,6 +95,6 @@ class _NoTracker:
     """In the place of the handle through which a scorer tells on which machine it lies."""
 
     class _Method:
-        remote = staticmethod(_nothing)
+        remote = staticmethod(nothing)
 
     update_actor_location = _Method()

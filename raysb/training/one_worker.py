@@ -8,6 +8,8 @@ from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
 
+from raysb.collecting import collecting_rarely
+
 
 class OneWorker(BackendConfig):
     """In the place of `ray.train.torch.TorchConfig`.
@@ -39,8 +41,9 @@ class GroupOfOne:
     """A process group of one for code that asks for its rank, and torch's own settings."""
 
     def __enter__(self) -> None:
-        import torch.distributed as dist
-        from ray.train.torch import TorchConfig, get_device
+        with collecting_rarely():
+            import torch.distributed as dist
+            from ray.train.torch import TorchConfig, get_device
 
         self._torch = TorchConfig().train_func_context()
         self._torch.__enter__()

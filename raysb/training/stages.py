@@ -16,6 +16,7 @@ import ray
 from ray.data.block import BlockAccessor
 
 from raysb.board import Board
+from raysb.collecting import collecting_rarely
 from raysb.errors import StreamOrderError
 from raysb.history.shards import LossHistory
 from raysb.schema import ID, POOL, Batch, num_rows, take
@@ -250,11 +251,12 @@ class PoolScorer:
 
     def __init__(self, flow: Flow) -> None:
         handle = flow.handle
-        import torch
+        with collecting_rarely():
+            import torch
 
-        from raysb.selection.scorer import Scorer
-        from raysb.training.gpu import keep_telling, log_of
-        from raysb.weights import FlatState, WeightStore
+            from raysb.selection.scorer import Scorer
+            from raysb.training.gpu import keep_telling, log_of
+            from raysb.weights import FlatState, WeightStore
 
         keep_freed_pages()  # calls run in threads that are not the main one
         handle.can_be_asked("scorer")

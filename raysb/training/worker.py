@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -20,7 +19,6 @@ from raysb.training.audit import Audit
 from raysb.training.checkpoints import Checkpoints
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
-from raysb.training.faults import telling
 from raysb.training.generators import rng_state, seed, set_rng_state
 from raysb.training.gpu import OtherGpus, keep_telling, log_of
 from raysb.training.learner import Learner
@@ -65,15 +63,6 @@ class Job:
     def outcome(self) -> str:
         """Name on the board of the last line of metrics, there when the run has ended."""
         return f"outcome/{self.stream.name}"
-
-
-def train_loop_per_worker(config: Mapping[str, Any]) -> None:
-    """Train on this worker's share of the stream, as the job says: `config["job"]`, a reference."""
-    job: Job = ray.get(config["job"][0])
-    if job.stream.lost() or job.stream.ledger.progress()["failure"]:
-        return  # another try would end like the last; the driver knows what to do
-    with telling(job.stream.ledger):
-        Worker(job).run()
 
 
 def restore_model(
