@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from raysb.collecting import collecting_rarely
 from raysb.commands import COMMANDS
 from raysb.commands.options import (
     FAILED,
@@ -46,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with collecting_rarely():
-            code = _dispatch(words)
+        code = _dispatch(words)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from raysb.collecting import collecting_rarely
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
 from raysb.joining import join
@@ -50,7 +51,8 @@ def connected(
             address cannot be joined.
     """
     prepare_environment(verbose)
-    import ray
+    with collecting_rarely():
+        import ray
 
     if ray.is_initialized():
         yield ray

@@ -12,7 +12,7 @@ def collecting_rarely() -> Iterator[None]:
     """Let the interpreter look for garbage rarely in the block.
 
     Torch and Ray are a million objects, and to visit them over and over again takes a fifth of the
-    time of their import.
+    time of their import. Not for a block that trains: garbage there may hold tensors.
     """
     before = gc.get_threshold()
     gc.set_threshold(*RARELY)

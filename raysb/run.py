@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raysb.cluster import connected, prepare_environment
+from raysb.collecting import collecting_rarely
 from raysb.config import Config, to_toml
 from raysb.interrupt import Interrupted, terminable
 from raysb.job import TrainingJob
@@ -100,7 +101,8 @@ def engine(config: Config, job: TrainingJob, screen: Screen) -> Iterator[Callabl
         return
     with connected(config.address, verbose=job.verbose):
         screen.phase("ray")
-        from raysb.ray_engine import check_folders, check_job, fit_checked
+        with collecting_rarely():
+            from raysb.ray_engine import check_folders, check_job, fit_checked
 
         scaling = check_job(job)
         check_folders(job, scaling)

@@ -4,7 +4,6 @@ import gc
 
 import pytest
 
-from raysb.cli import main
 from raysb.collecting import RARELY, collecting_rarely
 
 
@@ -20,9 +19,3 @@ def test_the_collector_is_rare_in_the_block_alone() -> None:
         fail()
     assert inside == [RARELY]
     assert gc.get_threshold() == before != RARELY
-
-
-def test_a_command_leaves_the_collector_as_it_was(capsys) -> None:
-    before = gc.get_threshold()
-    assert main(["--version"]) == 0
-    assert gc.get_threshold() == before

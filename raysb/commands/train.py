@@ -4,6 +4,7 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
+from raysb.collecting import collecting_rarely
 from raysb.commands.options import (
     CONFIG,
     INTERRUPTED,
@@ -88,7 +89,9 @@ def _resume(run_dir: str, settings: tuple[str, ...], verbose: bool) -> int:
 
 def _train(config: "Config", resumed: "Resumed | None", verbose: bool) -> int:
     from raysb.interrupt import Interrupted
-    from raysb.run import train
+
+    with collecting_rarely():
+        from raysb.run import train
 
     try:
         train(config, verbose=verbose, resumed=resumed)

@@ -45,7 +45,8 @@ def test_everything_that_decides_is_said_in_lines_that_fit(capsys) -> None:
     assert (code, err) == (0, "")
     lines = text.splitlines()
     assert max(map(len, (line for line in lines if not line.startswith("recom")))) <= WIDTH
-    assert re.match(r"mlp, 1,442 rows, 64 a step, \d+ a pool, cpu, 1 thread: CPU time, ", lines[0])
+    # rows of a step and of a pool: fewer than the run's where the machine is slow at them
+    assert re.match(r"mlp, 1,442 rows, \d+ a step, \d+ a pool, cpu, 1 thread: CPU time, ", lines[0])
     assert re.search(r"^forward, float32 +[\d.]+ +[\d.]+$", text, re.MULTILINE)
     assert re.search(r"r = [\d.]+ of training", text)
     for kind in SELECTORS:
