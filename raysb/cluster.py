@@ -61,12 +61,11 @@ def connected(
     if wanted is None:
         refuse_company()
     address = wanted or "local"
-    whose = marked() if address == "local" else contextlib.nullcontext()
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    with whose:
+    with marked(own=address == "local"):
         try:
             # Ray's own handlers would end the driver with its own exit code
             with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():

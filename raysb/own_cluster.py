@@ -67,10 +67,14 @@ def _replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def marked() -> Iterator[None]:
-    """This process and all that start in the block can tell that the cluster is one of our own."""
-    before = os.environ.get(ALONE)
-    os.environ[ALONE] = "1"
+def marked(own: bool) -> Iterator[None]:
+    """This process and all that start in the block can tell whether the cluster is one of our own.
+
+    One that was joined is not, whoever started this process.
+    """
+    before = os.environ.pop(ALONE, None)
+    if own:
+        os.environ[ALONE] = "1"
     try:
         yield
     finally:

@@ -79,9 +79,12 @@ def test_what_ray_would_start_is_left_out_in_the_block_and_back_after_it(verbose
 
 def test_processes_of_the_block_are_marked_and_no_others(monkeypatch) -> None:
     monkeypatch.delenv(ALONE, raising=False)
-    with marked():
-        with marked():
+    with marked(own=True):
+        with marked(own=True):
             pass
+        assert is_alone()
+        with marked(own=False):
+            assert not is_alone()
         assert is_alone()
     assert not is_alone()
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from ray import cloudpickle
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
 from torch import nn
 
 from raysb import Data, Scoring, SelectiveTrainer, Training, Uniform
 from raysb.errors import NonFiniteError, ResourceError
 from raysb.losses import cross_entropy
 from raysb.ray_engine import LostError, Supervisor, Trainer, scorers_held_back
+from raysb.training.bystanders import ALONE, nothing
 
 ROWS = {"x": np.zeros((64, 3), np.float32), "label": np.zeros(64, np.int64)}
 
@@ -88,11 +90,11 @@ ARRIVED = """
 import sys
 from ray import cloudpickle
 cloudpickle.load(sys.stdin.buffer)
-print(*sorted({"torch", "raysb.ray_engine", "pandas"} & sys.modules.keys()))
+print(*sorted({"torch", "raysb.ray_engine"} & sys.modules.keys()))
 """
 
 
-@pytest.mark.parametrize(("workers", "loaded"), [(1, "pandas\n"), (2, "pandas torch\n")])
+@pytest.mark.parametrize(("workers", "loaded"), [(1, "\n"), (2, "torch\n")])
 def test_the_controller_of_one_worker_loads_no_torch(workers, loaded) -> None:
     """Which is more than a second between the command and the worker; several need its groups."""
     trainer = Trainer(print, scaling_config=ScalingConfig(num_workers=workers))
@@ -103,3 +105,19 @@ def test_the_controller_of_one_worker_loads_no_torch(workers, loaded) -> None:
     theirs, ours = TorchConfig().backend_cls, trainer.backend_config.backend_cls
     assert ours.share_cuda_visible_devices == theirs.share_cuda_visible_devices
     assert (ours is theirs) == (workers > 1)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_machines_are_asked_for_unless_the_cluster_is_ones_own(monkeypatch, alone) -> None:
+    monkeypatch.delenv(ALONE, raising=False)
+    if alone:
+        monkeypatch.setenv(ALONE, "1")
+    handed: dict[str, Any] = {}
+    monkeypatch.setattr(
+        TorchTrainer, "_initialize_and_run_controller", lambda _, **parts: handed.update(parts)
+    )
+    scaling = ScalingConfig(num_workers=2)
+    policy = create_scaling_policy(scaling)
+    Trainer(print, scaling_config=scaling)._initialize_and_run_controller(scaling_policy=policy)
+    assert handed["scaling_policy"] is policy
+    assert (policy._send_resource_request is nothing) == alone

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from raysb.imports import call, check_arguments, describe, resolve, takes
 from raysb.optim.centralize import gc_param_groups
-from raysb.optim.late_compiler import load_compiler_late
+from raysb.optim.late_compiler import make_without_compiler, step_without_compiler
 from raysb.optim.ranger import Ranger
 
 OptimizerFactory: TypeAlias = Callable[..., Optimizer]
@@ -87,7 +87,15 @@ def build_optimizer(
             without trainable parameters.
         TypeError: If the function returns no `torch.optim.Optimizer`.
     """
-    load_compiler_late()
+    make_without_compiler()
+    built = _built(model, training, optimizer)
+    step_without_compiler(type(built))
+    return built
+
+
+def _built(
+    model: nn.Module, training: OptimizerSettings, optimizer: OptimizerFactory | None
+) -> Optimizer:
     args = dict(training.optimizer_args)
     if optimizer is None:
         optimizer = resolve(training.optimizer, OPTIMIZERS, "train.optimizer")

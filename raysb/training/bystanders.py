@@ -34,8 +34,6 @@ def leave_out() -> Bystanders:
     """Let this process start none of them; what it would tell them is told to nobody."""
     with contextlib.suppress(ImportError):
         from ray.data._internal import stats
-        from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
-        from ray.data._internal.execution.operators import actor_pool_map_operator as actor_pool
 
         manager: Any = getattr(stats, "_StatsManager", None)
         for told in (
@@ -45,10 +43,16 @@ def leave_out() -> Bystanders:
         ):
             if hasattr(manager, told):
                 setattr(manager, told, staticmethod(nothing))
+    with contextlib.suppress(ImportError):
+        from ray.data._internal.execution.operators import actor_pool_map_operator as actor_pool
+
         hooks: Any = actor_pool
         if hasattr(hooks, "get_actor_locations"):
             hooks.get_actor_locations = _where_they_were
             hooks.get_or_create_actor_location_tracker = _NoTracker
+    with contextlib.suppress(ImportError):
+        from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
+
         machines: Any = DefaultAutoscalingCoordinator
         if hasattr(machines, "get_reserved_resources"):
             machines.request_resources = machines.cancel_request = nothing

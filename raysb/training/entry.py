@@ -9,7 +9,7 @@ from raysb.collecting import collecting_rarely
 
 
 def train_loop_per_worker(config: Mapping[str, Any]) -> None:
-    """Train on this worker's share of the stream, as the job says: `config["job"]`, a reference."""
+    """Train on this worker's share of the stream, as the job at `config["job"][0]` says."""
     with collecting_rarely():
         from raysb.training.faults import telling
         from raysb.training.worker import Job, Worker

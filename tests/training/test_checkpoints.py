@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def test_the_newest_comes_back_and_the_last_k_stay(store) -> None:
     newest = store.newest()
     assert (newest.step, weight(store, newest)) == (15, 15.0)
     assert store.newest_history()["id"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_shard_that_is_given_the_history_to_come_loads_no_torch(store) -> None:
+    """A second of its start; what it is given reads when it is called."""
+    looks = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
+    given = pickle.dumps(store.newest_history)
+    done = subprocess.run(
+        [sys.executable, "-c", looks], input=given, capture_output=True, check=True
+    )
+    assert done.stdout == b"False\n"
 
 
 def test_the_best_one_stays_and_of_equal_ones_the_newest(store) -> None:

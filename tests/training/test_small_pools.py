@@ -8,6 +8,8 @@ from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher, streaming_executor_state
 
 from raysb.scoring.limits import limits_for
+from raysb.training import small_pools
+from raysb.training.bystanders import ALONE
 from raysb.training.reader_pool import ReaderPool
 from raysb.training.small_pools import (
     STORE_SHARE,
@@ -86,6 +88,17 @@ def test_ray_shares_out_its_store_unless_the_ledger_bounds_what_is_in_it() -> No
         assert (context.op_resource_reservation_enabled, context.get_config(POLICIES)) == wanted
     theirs = as_ray_has_it.op_resource_reservation_enabled, as_ray_has_it.get_config(POLICIES)
     assert theirs == (True, None)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_bystanders_are_left_out_of_a_cluster_of_ones_own_alone(monkeypatch, alone) -> None:
+    monkeypatch.delenv(ALONE, raising=False)
+    if alone:
+        monkeypatch.setenv(ALONE, "1")
+    monkeypatch.setattr(small_pools, "leave_out", lambda: "left out")
+    context = DataContext()
+    for_small_pools(context, scored=True, bounded=True)
+    assert context.get_config("raysb/bystanders", None) == ("left out" if alone else None)
 
 
 @pytest.mark.parametrize(
