@@ -34,8 +34,9 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
-    """A Ray cluster of this session's own, with more logical CPUs than the machine has."""
+    """A Ray cluster of this session's own, as raysb starts one, with more logical CPUs."""
     from raysb.cluster import NAMESPACE, prepare_environment
+    from raysb.own_cluster import lean, marked
 
     prepare_environment()
     import logging
@@ -44,13 +45,15 @@ def ray_cluster() -> Iterator[Any]:
 
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        num_cpus=12,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        namespace=NAMESPACE,
-    )
-    yield ray
-    ray.shutdown()
+    with marked(own=True):
+        with lean(verbose=False):
+            ray.init(
+                address="local",
+                num_cpus=12,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                namespace=NAMESPACE,
+            )
+        yield ray
+        ray.shutdown()

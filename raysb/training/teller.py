@@ -43,6 +43,7 @@ class Teller:
         self._asks = asks
         self.fallen_back = False
         self._steps: deque[Step] = deque()
+        self._idle = False
         self._changed = threading.Condition()
         self._hurry = threading.Event()
         self._closed = False
@@ -58,7 +59,13 @@ class Teller:
             if self._steps and (step.packed is not None or self._steps[-1].packed is None):
                 self._steps.pop()  # not one that publishes, in favour of one that does not
             self._steps.append(step)
+            self._idle = False
             self._changed.notify()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step would be told of at once, or raise what stopped the thread."""
+        return self._idle or self._error is not None
 
     def hurry(self) -> None:
         """Tell at once what there is to tell: the trainer waits for rows."""
@@ -94,5 +101,6 @@ class Teller:
     def _next(self) -> Step | None:
         """Wait for a step; `None` when all are told and no more will come."""
         with self._changed:
+            self._idle = not self._steps
             self._changed.wait_for(lambda: self._steps or self._closed)
             return self._steps.popleft() if self._steps else None

@@ -31,15 +31,20 @@ def by_id(outcome: Outcome) -> pa.Table:
     return outcome.audit.sort_by([(name, "ascending") for name in ("step", "pool", "id")])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_lockstep_on_ray_trains_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers):
-    cases = [
-        Case(name="one", actors=1),
-        Case(name="three", actors=3),
-        Case(name="readers", actors=(2, 4), readers=0),  # more would take turns: none comes
-        Case(name="odd", actors=2, count=173, pool=19, batch_size=5, epochs=3),
-        Case(name="counts", actors=2, selector=COUNTING, readers=0),
-    ]
+CASES = [
+    Case(name="one", actors=1),
+    Case(name="three", actors=3),
+    Case(name="readers", actors=(2, 4), readers=0),  # more would take turns: none comes
+    Case(name="odd", actors=2, count=173, pool=19, batch_size=5, epochs=3),
+    Case(name="counts", actors=2, selector=COUNTING, readers=0),
+]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cases"),
+    [(1, CASES[:2]), pytest.param(1, CASES[2:], marks=pytest.mark.slow), (2, CASES)],
+)
+def test_lockstep_on_ray_trains_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers, cases):
     outcomes = run(cases, tmp_path, workers=workers)
     for case in cases:
         check_equal(case, outcomes[case.name], tmp_path / "local", workers)

@@ -92,6 +92,7 @@ def fit(loop: Any, config: dict[str, Any], streams: list[Any], folder: Path, wor
     ).fit()
 
 
+@pytest.mark.slow  # tests/test_readme.py has two workers and one process
 def test_the_own_loop_with_two_workers_is_the_one_with_one(ray_cluster, tmp_path):
     for workers in (1, 2):
         config = {"batch_size": 16 // workers, "out": str(tmp_path / f"{workers}.npy")}

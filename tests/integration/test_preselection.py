@@ -37,31 +37,28 @@ def by_step(outcome):
     return sorted((step, i, p) for step, _, i, p in trained(outcome))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers):
-    cases = [
-        Case(name="stale", actors=3, epochs=3, selector=StaleSelectiveBackprop(**STALE)),
-        Case(
-            name="staggered",
-            actors=2,
-            epochs=4,
-            readers=0,
-            count=173,
-            pool=19,
-            selector=StaleSelectiveBackprop(**STALE, staggered=True),
-        ),
-    ]
-    others = {
-        "importance": ImportanceSampling(tau_threshold=1.02, history=256),
-        "info": InfoBatch(),
-        "budget": BudgetedSelection(rows_per_epoch=77),
-    }
-    cases += [
-        Case(
-            name=name, actors=2, epochs=3, selector=selector, readers=int(not selector.needs_scores)
-        )
-        for name, selector in others.items()
-    ]
+STAGGERED = StaleSelectiveBackprop(**STALE, staggered=True)
+IMPORTANCE = ImportanceSampling(tau_threshold=1.02, history=256)
+CASES = [
+    Case(name="stale", actors=3, epochs=3, selector=StaleSelectiveBackprop(**STALE)),
+    Case(name="importance", actors=2, epochs=3, readers=0, selector=IMPORTANCE),
+    Case(name="budget", actors=2, epochs=3, selector=BudgetedSelection(rows_per_epoch=77)),
+]
+MORE = [
+    Case(name="staggered", actors=2, epochs=4, readers=0, count=173, pool=19, selector=STAGGERED),
+    Case(name="info", actors=2, epochs=3, selector=InfoBatch()),
+]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cases"),
+    [
+        (2, CASES),
+        pytest.param(2, MORE, marks=pytest.mark.slow),
+        pytest.param(1, CASES + MORE, marks=pytest.mark.slow),
+    ],
+)
+def test_lockstep_on_ray_draws_the_rows_of_the_local_engine(ray_cluster, tmp_path, workers, cases):
     outcomes = run(cases, tmp_path, workers=workers)
     for case in cases:
         local = run_locally(case, tmp_path / "local", workers=workers)

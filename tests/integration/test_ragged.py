@@ -66,7 +66,7 @@ def fit(rows, folder, readers: int):
     ).fit()
 
 
-@pytest.mark.parametrize("readers", [1, 0])
+@pytest.mark.parametrize("readers", [pytest.param(1, marks=pytest.mark.slow), 0])
 def test_ragged_rows_stay_ragged_where_a_pool_has_one_length(ray_cluster, tmp_path, readers):
     """Ray made a tensor of such a pool, which could not be joined with the next."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """The thread that tells the ledger of steps: late perhaps, never early, and nothing of use lost."""
 
 import threading
+import time
 
 import pytest
 
@@ -71,6 +72,26 @@ def test_in_a_pause_only_the_newest_step_is_kept() -> None:
     assert told.ledger.weights_step == told.ledger.weights.step == 8
 
 
+def test_it_is_ready_when_a_step_would_be_told_of_at_once() -> None:
+    told = Told()
+    tells = teller(told, LONG_S)
+    assert becomes_ready(tells)
+    tells.tell(Step(1, 4, 0, {}))
+    assert not tells.ready
+    assert told.wait_for(1)
+    assert not becomes_ready(tells, within_s=0.2)  # in the pause
+    tells.hurry()
+    assert becomes_ready(tells)
+    tells.close()
+
+
+def becomes_ready(tells: Teller, within_s: float = 20.0) -> bool:
+    end = time.monotonic() + within_s
+    while not tells.ready and time.monotonic() < end:
+        time.sleep(0.01)
+    return tells.ready
+
+
 def test_a_trainer_without_rows_ends_the_pause() -> None:
     told = Told()
     tells = teller(told, LONG_S)
@@ -123,6 +144,7 @@ def test_what_stops_the_thread_is_raised_where_the_next_step_is_told() -> None:
     tells = teller(Broken(), 0.0)
     tells.tell(Step(1, 4, 0, {}))
     tells._thread.join(20)
+    assert tells.ready  # to raise
     with pytest.raises(OSError, match="the ledger has gone"):
         tells.tell(Step(2, 8, 0, {}))
     with pytest.raises(OSError, match="the ledger has gone"):
