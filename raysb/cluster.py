@@ -13,8 +13,9 @@ from raysb.collecting import collecting_rarely
 from raysb.errors import ResourceError
 from raysb.interrupt import keeping_handlers
 from raysb.joining import join
-from raysb.own_cluster import lean, marked
+from raysb.own_cluster import lean
 from raysb.packing import TRAIN_WORKERS, Processes, misplaced
+from raysb.training.bystanders import driving
 
 NAMESPACE = "raysb"
 # Quiet, and quick to answer: Ray Train asks its workers every .2 s instead of every 2 s, so that
@@ -65,7 +66,7 @@ def connected(
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    with marked(own=address == "local"):
+    with driving(own=address == "local"):
         try:
             # Ray's own handlers would end the driver with its own exit code
             with keeping_handlers(), contextlib.nullcontext() if verbose else without_log_level():

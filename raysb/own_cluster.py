@@ -9,12 +9,11 @@ node a second later, and nothing else.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from raysb.training.bystanders import ALONE, nothing
+from raysb.training.bystanders import nothing
 
 LOOK_EVERY_S, LIMIT_S = 0.02, 5.0
 NO_DASHBOARD = b"127.0.0.1:8265"  # where Ray says that one would be, were it not left out
@@ -64,23 +63,6 @@ def _replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
-
-
-@contextlib.contextmanager
-def marked(own: bool) -> Iterator[None]:
-    """This process and all that start in the block can tell whether the cluster is one of our own.
-
-    One that was joined is not, whoever started this process.
-    """
-    before = os.environ.pop(ALONE, None)
-    if own:
-        os.environ[ALONE] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(ALONE, None)
-        if before is not None:
-            os.environ[ALONE] = before
 
 
 def _say_where_it_would_be(node: Any, **_: Any) -> None:

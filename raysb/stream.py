@@ -29,6 +29,7 @@ from raysb.source.dataset import share
 from raysb.source.open import given, open_sources
 from raysb.source.settings import Data
 from raysb.task import Forward, PerSampleLoss
+from raysb.training.bystanders import is_alone
 from raysb.training.check import try_first_rows
 from raysb.training.spec import StreamSpec
 from raysb.training.stages import StreamHandle
@@ -175,6 +176,7 @@ def start_stream(
         board=Board.start(),
         history=table,
         stacks=stacks,
+        alone=is_alone(),
     )
 
 

@@ -36,7 +36,8 @@ def interruptible() -> None:
 def ray_cluster() -> Iterator[Any]:
     """A Ray cluster of this session's own, as raysb starts one, with more logical CPUs."""
     from raysb.cluster import NAMESPACE, prepare_environment
-    from raysb.own_cluster import lean, marked
+    from raysb.own_cluster import lean
+    from raysb.training.bystanders import driving
 
     prepare_environment()
     import logging
@@ -45,7 +46,7 @@ def ray_cluster() -> Iterator[Any]:
 
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with marked(own=True):
+    with driving(own=True):
         with lean(verbose=False):
             ray.init(
                 address="local",

@@ -9,7 +9,7 @@ from raysb import cluster
 from raysb.cluster import ENVIRONMENT, QUIET, check_placement, connected, prepare_environment
 from raysb.errors import ResourceError
 from raysb.packing import Processes
-from raysb.training.bystanders import ALONE, is_alone
+from raysb.training.bystanders import driving, is_alone
 
 THERE = {"CPU": 3.0, "memory": 1e9}
 
@@ -62,14 +62,15 @@ def test_verbose_leaves_rays_own_output_on(monkeypatch) -> None:
 
 @pytest.mark.parametrize(("address", "own"), [("local", True), ("10.0.0.1:6379", False)])
 def test_a_cluster_is_ones_own_that_was_not_joined(monkeypatch, address, own) -> None:
-    """Whoever started this process: on a shared one others must be asked for machines."""
-    monkeypatch.setenv(ALONE, "1")
+    """On a shared one others must be asked for machines."""
     ends = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: ends.append("started"))
     monkeypatch.setattr(cluster, "join", lambda *_, **__: ends.append("joined"))
     monkeypatch.setattr(ray, "shutdown", lambda: ends.append(is_alone()))
-    with connected(address):
-        assert is_alone() == own
+    with driving(own=not own):
+        with connected(address):
+            assert is_alone() == own
+        assert is_alone() != own
     assert ends == ["started" if own else "joined", own]
-    assert is_alone()
+    assert not is_alone()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from raysb.cluster import running_clusters
-from raysb.own_cluster import lean, marked
-from raysb.training.bystanders import ALONE, is_alone
+from raysb.own_cluster import lean
 
 MARK = "RAYSB_TEST_OWN_CLUSTER"  # in the environment of all of its processes
 
@@ -75,18 +74,6 @@ def test_what_ray_would_start_is_left_out_in_the_block_and_back_after_it(verbose
     assert hooks() == before
     kept = {"start_gcs_server"} | ({"start_log_monitor"} if verbose else set())
     assert {name for name in before if inside[name] is before[name]} == kept
-
-
-def test_processes_of_the_block_are_marked_and_no_others(monkeypatch) -> None:
-    monkeypatch.delenv(ALONE, raising=False)
-    with marked(own=True):
-        with marked(own=True):
-            pass
-        assert is_alone()
-        with marked(own=False):
-            assert not is_alone()
-        assert is_alone()
-    assert not is_alone()
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from raysb import Data, Scoring, SelectiveTrainer, Training, Uniform
 from raysb.errors import NonFiniteError, ResourceError
 from raysb.losses import cross_entropy
 from raysb.ray_engine import LostError, Supervisor, Trainer, scorers_held_back
-from raysb.training.bystanders import ALONE, nothing
+from raysb.training.bystanders import driving, nothing
 
 ROWS = {"x": np.zeros((64, 3), np.float32), "label": np.zeros(64, np.int64)}
 
@@ -109,15 +109,14 @@ def test_the_controller_of_one_worker_loads_no_torch(workers, loaded) -> None:
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_machines_are_asked_for_unless_the_cluster_is_ones_own(monkeypatch, alone) -> None:
-    monkeypatch.delenv(ALONE, raising=False)
-    if alone:
-        monkeypatch.setenv(ALONE, "1")
     handed: dict[str, Any] = {}
     monkeypatch.setattr(
         TorchTrainer, "_initialize_and_run_controller", lambda _, **parts: handed.update(parts)
     )
     scaling = ScalingConfig(num_workers=2)
     policy = create_scaling_policy(scaling)
-    Trainer(print, scaling_config=scaling)._initialize_and_run_controller(scaling_policy=policy)
+    with driving(own=alone):
+        trainer = Trainer(print, scaling_config=scaling)
+        trainer._initialize_and_run_controller(scaling_policy=policy)
     assert handed["scaling_policy"] is policy
     assert (policy._send_resource_request is nothing) == alone

@@ -14,6 +14,7 @@ from torch import nn
 import raysb
 from raysb import config, errors
 from raysb.local import LocalStream
+from raysb.training.bystanders import driving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,15 +82,16 @@ def test_the_trainer_example_runs_on_ray(ray_cluster, tmp_path, monkeypatch) -> 
 @pytest.mark.ray
 def test_the_loop_example_with_two_workers_equals_one_process(ray_cluster, tmp_path) -> None:
     """All rows selected and in lockstep, so that no rounding can tip a draw."""
-    names = run(
-        "loop",
-        DIGITS,
-        ("ray.init(num_cpus=8)", "..."),
-        ("beta=1.0", "min_probability=1.0"),
-        ("max_staleness_steps=16", "max_staleness_steps=0"),
-        ("TorchTrainer(loop,", "TorchTrainer(loop, run_config=RUN_CONFIG,"),
-        ("import raysb\n", f"import raysb\n{RUN_CONFIG.format(folder=tmp_path)}\n"),
-    )
+    with driving(own=False):  # who starts Ray by hand may share it
+        names = run(
+            "loop",
+            DIGITS,
+            ("ray.init(num_cpus=8)", "..."),
+            ("beta=1.0", "min_probability=1.0"),
+            ("max_staleness_steps=16", "max_staleness_steps=0"),
+            ("TorchTrainer(loop,", "TorchTrainer(loop, run_config=RUN_CONFIG,"),
+            ("import raysb\n", f"import raysb\n{RUN_CONFIG.format(folder=tmp_path)}\n"),
+        )
     stream = LocalStream(names["stream"].spec)
     torch.manual_seed(0)
     model = names["build_model"]()

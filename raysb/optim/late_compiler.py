@@ -31,11 +31,13 @@ def step_without_compiler(kind: type[Optimizer]) -> None:
     """Let the steps of such optimizers not load the compiler.
 
     Of one of torch's own `step` is what calls the hooks, around what guards the graph, around what
-    updates the weights.
+    updates the weights. A class of the user's whose `step` calls that one loads it as ever.
     """
     guarded: Any = getattr(kind.step, "__wrapped__", None)
-    if getattr(getattr(guarded, "__code__", None), "co_name", None) == "_use_grad":
-        step: Any = Optimizer.profile_hook_step(_guarded_once_loaded(guarded))
+    hooked: Any = getattr(Optimizer, "profile_hook_step", None)
+    name = getattr(getattr(guarded, "__code__", None), "co_name", None)
+    if name == "_use_grad" and hooked is not None:
+        step: Any = hooked(_guarded_once_loaded(guarded))
         step.hooked = True  # as torch says that a class need not be wrapped again
         kind.step = step  # type: ignore[method-assign]
 

@@ -8,15 +8,28 @@ The hooks are private: where Ray has renamed them, the actors are started.
 """
 
 import contextlib
-import os
+from collections.abc import Iterator
 from typing import Any
 
-ALONE = "RAYSB_OWN_CLUSTER"  # in the environment of all processes of a cluster of our own
+_clusters = [False]  # of the blocks that are open, whether the cluster is one of our own
+
+
+@contextlib.contextmanager
+def driving(*, own: bool) -> Iterator[None]:
+    """What is started in the block runs on a cluster of our own, or on one that was joined.
+
+    Known to this process alone: another one may join a cluster that was ours.
+    """
+    _clusters.append(own)
+    try:
+        yield
+    finally:
+        _clusters.pop()
 
 
 def is_alone() -> bool:
-    """Whether this is a process of a cluster of our own."""
-    return ALONE in os.environ
+    """Whether this process drives a cluster of our own."""
+    return _clusters[-1]
 
 
 class Bystanders:

@@ -20,7 +20,7 @@ from ray.data._internal.execution import metadata_fetcher, streaming_executor_st
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raysb.scoring.limits import Limits
-from raysb.training.bystanders import is_alone, leave_out
+from raysb.training.bystanders import leave_out
 
 # Of a turn of the loop: .005 costs the process a third of a core, for the same throughput. Where
 # nothing is scored pools are large, some are on their way, and no age grows while they wait.
@@ -51,17 +51,18 @@ def is_bounded(
     return most * row_bytes <= STORE_SHARE * store_bytes
 
 
-def for_small_pools(context: Any, *, scored: bool, bounded: bool) -> None:
+def for_small_pools(context: Any, *, scored: bool, bounded: bool, alone: bool) -> None:
     """Set what Ray Data need not do.
 
     Args:
         context: The `DataContext` of the data set, before it is executed.
         scored: Pools are scored.
         bounded: See `is_bounded`; else Ray Data shares out the store, as it does by itself.
+        alone: The cluster is one of our own.
     """
     context.set_config(_WAIT, WAIT_S if scored else WAIT_UNSCORED_S)
     context.memory_usage_poll_interval_s = None  # a thread for each task, that nobody asks
-    if is_alone():
+    if alone:
         context.set_config(_BYSTANDERS, leave_out())
     if bounded:
         context.op_resource_reservation_enabled = False

@@ -66,6 +66,7 @@ class StreamHandle:
         board: Weights and splits.
         history: What is known per sample, `None` where nothing is scored.
         stacks: Folder where processes leave a file for their stacks; `None`: they do not.
+        alone: The cluster is one of the driver's own.
     """
 
     spec: list[Any]
@@ -75,6 +76,7 @@ class StreamHandle:
     board: Board
     history: LossHistory | None
     stacks: str | None = None
+    alone: bool = False
 
     def can_be_asked(self, role: str) -> None:
         """Let this process write its stacks where the watchdog asks for them."""

@@ -10,7 +10,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,8 @@ class RayStream(BatchStream):
             row_bytes=spec.row_bytes,
             store_bytes=ray.cluster_resources().get("object_store_memory", 0.0),  # type: ignore[no-untyped-call]
         )
-        for_small_pools(context, scored=spec.scored, bounded=bounded)
+        alone = self._handle.alone
+        for_small_pools(context, scored=spec.scored, bounded=bounded, alone=alone)
         orders = Orders.of(scoring, self._handle.ledger, self._generation, spec.num_readers)
         context.set_config(ORDERS, orders if spec.scored else None)
         flow_of = (Flow(self._handle, plan, self._generation, [ray.put(self.cursor)]),)
@@ -315,9 +316,13 @@ class RayStream(BatchStream):
     def _close(self) -> None:
         if self._history is not None:
             self._send_backward(self._history)
-        if self.exchange.rank == 0:
-            self._tell_rest()
-            self._teller.close()
+        if self.exchange.rank != 0:
+            return
+        try:
+            with closing(self._teller):
+                if self._turn == "next":  # else the weights may be those of half a step
+                    self._tell_rest()
+        finally:
             self._handle.ledger.close(self._generation)
             coordinator = getattr(self._split, "_coord_actor", None)
             if coordinator is not None:  # private: without it, what is left flows on, empty

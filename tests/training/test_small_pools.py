@@ -9,7 +9,6 @@ from ray.data._internal.execution import metadata_fetcher, streaming_executor_st
 
 from raysb.scoring.limits import limits_for
 from raysb.training import small_pools
-from raysb.training.bystanders import ALONE
 from raysb.training.reader_pool import ReaderPool
 from raysb.training.small_pools import (
     STORE_SHARE,
@@ -74,7 +73,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(("scored", "wait_s"), [(True, WAIT_S), (False, WAIT_UNSCORED_S)])
 def test_the_loop_waits_as_long_as_the_stream_can(executor, scored, wait_s) -> None:
-    for_small_pools(executor._data_context, scored=scored, bounded=True)
+    for_small_pools(executor._data_context, scored=scored, bounded=True, alone=False)
     SmallPools().before_execution_starts(executor)
     assert streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S == wait_s
     assert isinstance(executor._metadata_fetcher, metadata_fetcher.InlineMetadataFetcher)
@@ -84,7 +83,7 @@ def test_ray_shares_out_its_store_unless_the_ledger_bounds_what_is_in_it() -> No
     as_ray_has_it = DataContext()
     for bounded, wanted in ((True, (False, [])), (False, (True, None))):
         context = DataContext()
-        for_small_pools(context, scored=True, bounded=bounded)
+        for_small_pools(context, scored=True, bounded=bounded, alone=False)
         assert (context.op_resource_reservation_enabled, context.get_config(POLICIES)) == wanted
     theirs = as_ray_has_it.op_resource_reservation_enabled, as_ray_has_it.get_config(POLICIES)
     assert theirs == (True, None)
@@ -92,12 +91,9 @@ def test_ray_shares_out_its_store_unless_the_ledger_bounds_what_is_in_it() -> No
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_bystanders_are_left_out_of_a_cluster_of_ones_own_alone(monkeypatch, alone) -> None:
-    monkeypatch.delenv(ALONE, raising=False)
-    if alone:
-        monkeypatch.setenv(ALONE, "1")
     monkeypatch.setattr(small_pools, "leave_out", lambda: "left out")
     context = DataContext()
-    for_small_pools(context, scored=True, bounded=True)
+    for_small_pools(context, scored=True, bounded=True, alone=alone)
     assert context.get_config("raysb/bystanders", None) == ("left out" if alone else None)
 
 

@@ -46,6 +46,7 @@ def a_stream(model: nn.Module, *, workers: int = 1, **limits: Any) -> Any:
     stream._weights, stream._untold, stream.fallen_back = None, False, False
     stream.num_steps = stream.num_backpropped = stream._consumed_before = 0
     stream.oldest = stream._published_at = 0
+    stream._turn = "next"
     stream.starved_seconds = 0.0
     return stream
 
@@ -88,15 +89,44 @@ def test_the_step_that_was_kept_back_is_told_of_before_it_waits_for_rows(model) 
     assert stream._teller.told[2:] == ["hurry"]  # once
 
 
+def ending(stream: Any) -> list[Any]:
+    """What is told at the end, and that all is closed."""
+    told = stream._teller.told
+    stream._history, stream._split, stream._generation = None, None, 0
+    stream._handle = SimpleNamespace(
+        ledger=SimpleNamespace(close=lambda _: told.append("ledger closed"))
+    )
+    try:
+        stream._close()
+    finally:
+        assert told[-2:] == ["closed", "ledger closed"]
+    return told[:-2]
+
+
 def test_the_last_step_is_told_of_at_the_end(model) -> None:
     stream = a_stream(model)
-    stream._history, stream._split, stream._generation = None, None, 0
-    stream._handle = SimpleNamespace(ledger=SimpleNamespace(close=lambda _: None))
     for _ in range(3):
         train(stream, model)
-    stream._close()
-    step, closed = stream._teller.told
-    assert (step.step, weight_of(step), closed) == (3, 3.0, "closed")
+    (step,) = ending(stream)
+    assert (step.step, weight_of(step)) == (3, 3.0)
+
+
+def test_after_half_a_step_the_weights_are_not_told_of(model) -> None:
+    stream = a_stream(model)
+    train(stream, model)
+    stream._turn = "step"  # the optimizer may have stepped
+    assert ending(stream) == []
+
+
+def test_weights_that_cannot_be_read_keep_nothing_open(model) -> None:
+    def broken() -> None:
+        raise RuntimeError("device-side assert")
+
+    stream = a_stream(model)
+    train(stream, model)
+    stream._weights.pack = broken
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        ending(stream)
 
 
 @pytest.mark.parametrize(
