@@ -154,27 +154,19 @@ def _epoch_on_ray(problem: Problem, pool: int, local: dict[int, Any]) -> dict[st
     rows = problem.count * epochs
     # the clock stops while there is still something to score: after that the trainer is alone
     trace = Trace(rows // 5, rows - max(rows // 7, IN_FLIGHT * pool), usage)
-    before = _score_seconds(name)  # of the repeats before this one
     stream = _train(name, epochs, trace, "num_scored")
     seconds_per_row = trace.seconds / trace.rows
-    scoring = (_score_seconds(name) - before) / problem.count
     cpu = spent(*trace.seen)
     return {
         "waits": trace.waited,
         "rows/s": 1 / seconds_per_row,
         "kept": stream.num_backpropped / stream.num_scored,
         "age": stream.mean_age(),
-        "scorer busy": scoring / seconds_per_row,
+        "scorer busy": cpu["scorer"] / trace.seconds,
         "cpu": {role: 1e6 * seconds / trace.rows for role, seconds in cpu.items()},
         "cores": sum(cpu.values()) / trace.seconds,
         **{f"epoch {n}": seconds_per_row / each["seconds_per_row"] for n, each in local.items()},
     }
-
-
-def _score_seconds(name: str) -> float:
-    """Seconds that the scorers of a stream have spent on the first epoch, in all repeats."""
-    epochs = get_stream(name).progress()["epochs"]
-    return float(epochs[0]["score_seconds"]) if 0 in epochs else 0.0
 
 
 def _capacity(problem: Problem, seconds: float) -> float:
@@ -240,7 +232,7 @@ def _wait_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
             name=f"{name}: share of time the trainer waits, {_selective(pool)}",
             values=found["waits"],
             at_most=0.05 if pool == best else None,
-            note=f"scorer busy {busy:.0%}: {enough}; age {max(found['age']):.1f} steps",
+            note=f"the scorer takes {busy:.0%} of a core: {enough}; age {max(found['age']):.1f} steps",
         )
 
 
