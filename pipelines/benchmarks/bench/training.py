@@ -227,12 +227,13 @@ def _wait_lines(name: str, arms: dict[str, Any]) -> Iterator[Measure]:
         found = _columns(arms[_selective(pool)])
         busy = max(found["scorer busy"])
         enough = "scorers suffice" if busy < 0.9 else "one scorer does not suffice here"
+        age = max(found["age"])
         yield Measure(
             part="b",
             name=f"{name}: share of time the trainer waits, {_selective(pool)}",
             values=found["waits"],
             at_most=0.05 if pool == best else None,
-            note=f"the scorer takes {busy:.0%} of a core: {enough}; age {max(found['age']):.1f} steps",
+            note=f"the scorer takes {busy:.0%} of a core: {enough}; age {age:.1f} steps",
         )
 
 
