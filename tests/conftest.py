@@ -1,7 +1,9 @@
 """What several tests share: one Ray cluster for the session, one thread for torch."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -35,26 +37,9 @@ def interruptible() -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """A Ray cluster of this session's own, as raysb starts one, with more logical CPUs."""
-    from raysb.cluster import NAMESPACE, prepare_environment
-    from raysb.own_cluster import lean
-    from raysb.training.bystanders import driving
+    from raysb.cluster import connected
 
-    prepare_environment()
-    import logging
-
-    import ray
-
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with driving(own=True):
-        with lean(verbose=False):
-            ray.init(
-                address="local",
-                num_cpus=12,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                namespace=NAMESPACE,
-            )
+    with ExitStack() as session:
+        with mock.patch("raysb.cluster.own_cpus", return_value=12):
+            ray = session.enter_context(connected("local"))
         yield ray
-        ray.shutdown()

@@ -14,8 +14,14 @@ from ray.train.backend import Backend, BackendConfig
 
 from raysb.collecting import collecting_rarely
 
-LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0"}
-LAUNCHED |= {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+LAUNCHED = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "NODE_RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+}
 
 
 class OneWorker(BackendConfig):
