@@ -14,6 +14,7 @@ from uuid import uuid4
 import ray
 
 from raysb.placement import beside_driver
+from raysb.precedence import step_back
 
 _UNDER_WAY = 100  # lines; what was sent before them has long come
 
@@ -22,6 +23,7 @@ class BoardState:
     """The actor behind `Board`; values are whatever Ray can pass."""
 
     def __init__(self) -> None:
+        step_back()
         self._values: dict[str, tuple[int, Any]] = {}
         self._lines: dict[str, list[Any]] = {}
         self._early: dict[tuple[str, str], dict[int, Any]] = {}  # by log and sender

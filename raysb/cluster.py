@@ -19,13 +19,14 @@ from raysb.training.bystanders import driving
 
 NAMESPACE = "raysb"
 # Quiet, and quick to answer: Ray Train asks its workers every .2 s instead of every 2 s, so that
-# saving a checkpoint does not wait 2 s for the controller.
+# saving a checkpoint does not wait 2 s for the controller. Ray's workers are as nice as the driver.
 ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # see `precedence`
 }
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 KINDS = ("CPU", "GPU", "memory", "object_store_memory")  # of Ray's own; others are custom

@@ -12,6 +12,7 @@ ORDER = [
         "interrupt",
         "metrics",
         "placement",
+        "precedence",
         "printable",
         "schema",
         "seeding",

@@ -19,6 +19,7 @@ from raysb.history.records import LossRecords
 from raysb.history.routing import join_exports, join_records, join_states, split, split_state
 from raysb.history.table import LossTable
 from raysb.placement import beside_driver
+from raysb.precedence import step_back
 from raysb.schema import Floats, Ids, PoolScores
 
 Snapshot: TypeAlias = Callable[[], Mapping[str, Any] | None]
@@ -37,6 +38,7 @@ class HistoryShard(LossTable):
 
     def __init__(self, capacity: int, place: tuple[int, int], snapshot: Snapshot | None) -> None:
         super().__init__(capacity)
+        step_back()
         self._generation = 0
         context: Any = ray.get_runtime_context()
         known = snapshot() if snapshot and context.was_current_actor_reconstructed else None

@@ -11,6 +11,7 @@ from typing import Any, cast
 import ray
 
 from raysb.placement import beside_driver
+from raysb.precedence import step_back
 from raysb.schema import Ids
 from raysb.scoring.cursor import Cursor
 from raysb.scoring.ledger import Ledger
@@ -22,6 +23,7 @@ class LedgerService:
     """The actor behind `LedgerClient`: a `Ledger` whose refusals to wait are waited for here."""
 
     def __init__(self, ledger: Ledger) -> None:
+        step_back()
         self._ledger = ledger
         self._changed = asyncio.Condition()
         self._asleep: dict[str, list[int]] = {"admit": [], "grant": []}  # pools that are asked for

@@ -19,6 +19,7 @@ from raysb.board import Board
 from raysb.collecting import collecting_rarely
 from raysb.errors import StreamOrderError
 from raysb.history.shards import LossHistory
+from raysb.precedence import step_back
 from raysb.schema import ID, POOL, Batch, num_rows, take
 from raysb.scoring.cursor import Cursor
 from raysb.scoring.ledger_actor import LedgerClient
@@ -180,6 +181,7 @@ class PoolReader:
     """
 
     def __init__(self, flow: Flow) -> None:
+        step_back()
         handle, plan, generation = flow.handle, flow.plan, flow.generation
         handle.can_be_asked("reader")
         self._reading = handle.get_reading()
@@ -252,6 +254,7 @@ class PoolScorer:
     """
 
     def __init__(self, flow: Flow) -> None:
+        step_back()
         handle = flow.handle
         with collecting_rarely():
             import torch

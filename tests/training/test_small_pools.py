@@ -11,6 +11,7 @@ from raysb.scoring.limits import limits_for
 from raysb.training import small_pools
 from raysb.training.reader_pool import ReaderPool
 from raysb.training.small_pools import (
+    NUMBERS_AHEAD,
     STORE_SHARE,
     WAIT_S,
     WAIT_UNSCORED_S,
@@ -49,6 +50,15 @@ class Operator:
         return [self.pool]
 
 
+class State:
+    """Ray Data's of an operator, as far as it is used."""
+
+    ahead = 0
+
+    def total_enqueued_output_blocks(self) -> int:
+        return self.ahead
+
+
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pool numbers, readers, scorers and, as in lockstep, a cut into batches."""
@@ -57,6 +67,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
         (metadata_fetcher, "_FETCH_WAIT_TIMEOUT_S"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # and back after the test
+    monkeypatch.setattr(small_pools, "step_back", lambda: None)  # this process goes on
     readers = Operator("MapBatches(PoolReader)", Pool(1, 3))
     scorers = Operator("MapBatches(PoolScorer)", Pool(1, 1))
     cut = Operator("StreamingRepartition")
@@ -64,7 +75,8 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     operators = (Operator("Input"), numbers, readers, scorers, cut)
     return SimpleNamespace(
         operators=operators,
-        _topology=dict.fromkeys(operators),
+        _topology={op: State() for op in operators},
+        _backpressure_policies=[],
         _output_node=(cut, None),
         _metadata_fetcher=None,
         _data_context=DataContext(),
@@ -117,6 +129,24 @@ def test_without_a_bound_on_ages_nothing_bounds_the_rows() -> None:
     limits = limits_for(None, pool_rows=100, batch_size=64, num_workers=1, num_actors=1)
     sizes = {"pool_rows": 100, "num_readers": 2, "row_bytes": 1.0}
     assert not is_bounded(limits, **sizes, store_bytes=1e15)
+
+
+def test_only_pool_numbers_are_held_back_and_only_while_enough_are_ahead(executor) -> None:
+    SmallPools().before_execution_starts(executor)
+    (policy,) = executor._backpressure_policies
+    _, numbers, *others = executor.operators
+    for state in executor._topology.values():
+        state.ahead = NUMBERS_AHEAD
+    assert policy.max_task_output_bytes_to_read(numbers) == 0
+    assert [policy.max_task_output_bytes_to_read(op) for op in others] == [None] * 3
+    executor._topology[numbers].ahead -= 1
+    assert policy.max_task_output_bytes_to_read(numbers) is None
+    assert all(policy.can_add_input(op) for op in executor.operators)
+
+
+def test_where_ray_has_renamed_what_is_needed_numbers_come_as_they_will(executor) -> None:
+    del executor._backpressure_policies
+    SmallPools().before_execution_starts(executor)  # no error
 
 
 def test_the_other_readers_come_when_the_first_rows_have_come_out_and_once(executor) -> None:
