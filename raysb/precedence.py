@@ -1,13 +1,11 @@
 """Train workers go first where they share a machine with the rest of their run.
 
 A step is computed by one thread, and each pool wakes a dozen others in scorers, readers, ledger and
-scheduler. Where there are fewer cores than processes these push it aside for up to a fifth of its
-time, though all of them together need less than what is left. Ray makes it worse: it starts its
-workers at niceness 15 and their network threads at 0. So a cluster of our own starts them all at 0
-(`RAY_worker_niceness`, as Ray spells it), and whoever brings rows steps back by five.
-
-Measured on 2 cores, five beside 0, 2, 3, 10 and 15: more rows/s for small nets and for large ones.
-At 15 the ones who bring rows wait so long that a small net waits for them.
+scheduler. Where there are fewer cores than processes these push it aside. Ray makes it worse: it
+starts its workers at niceness 15 and their network threads at 0. So a cluster of our own starts
+all at the driver's niceness (`RAY_worker_niceness`, as Ray spells it), and whoever brings rows
+steps back by two. On 2 cores that is a tenth to a fifth more rows/s for a small net. By five there
+are no more, and the trainer waits for rows a tenth of its time, since they come late.
 """
 
 import os
@@ -15,7 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-STEP = 5  # the kernel gives a thread that is five nicer a third of the other's share
+STEP = 2  # the kernel gives a thread that is two nicer two thirds of the other's share
 _THREADS = Path("/proc/self/task")
 
 
