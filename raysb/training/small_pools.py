@@ -29,7 +29,7 @@ from raysb.training.bystanders import leave_out
 # nothing is scored pools are large, some are on their way, and no age grows while they wait.
 WAIT_S, WAIT_UNSCORED_S = 0.02, 0.1
 STORE_SHARE = 0.25  # of the object store that rows on their way may fill, unwatched by Ray Data
-NUMBERS_AHEAD = 64  # pools that no actor has begun; four come with a turn of the loop
+NUMBERS_AHEAD = 64  # pools that no actor has begun
 _NUMBERS = "StreamingRepartition"  # Ray names an operator after what it does
 # keys of the configuration that travels with an execution
 _WAIT, _BYSTANDERS = "raysb/wait_s", "raysb/bystanders"
@@ -116,6 +116,12 @@ class _NotFarAhead:
         return True
 
     def max_task_output_bytes_to_read(self, op: Any) -> int | None:
-        """Asked by Ray Data before it takes what an operator has given; `None`: no limit."""
-        far = op is self._numbers and self._state.total_enqueued_output_blocks() >= NUMBERS_AHEAD
-        return 0 if far else None
+        """Asked by Ray Data before it takes what an operator has given; `None`: no limit.
+
+        A number's block has 8 bytes, so that as many bytes as numbers may still come are too few
+        for all of them at once: at most `NUMBERS_AHEAD` wait, however long a turn has lasted.
+        """
+        if op is not self._numbers:
+            return None
+        ahead: int = self._state.total_enqueued_output_blocks()
+        return max(NUMBERS_AHEAD - ahead, 0)

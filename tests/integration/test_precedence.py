@@ -99,7 +99,7 @@ class Slow:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import time
 
-        time.sleep(0.005)
+        time.sleep(0.015)
         return batch
 
 
@@ -110,7 +110,7 @@ def test_a_few_pool_numbers_are_taken_ahead_and_none_is_lost(ray_cluster, monkey
     ):
         monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setattr(small_pools, "step_back", lambda: None)  # this is the tests' own process
-    flow = ray.data.range(count := 600).materialize().repartition(1).materialize()
+    flow = ray.data.range(count := 300).materialize().repartition(1).materialize()
     flow = flow.repartition(target_num_rows_per_block=1)
     flow.context.custom_execution_callback_classes = [SmallPools, Eyes]
     flow.context.enable_progress_bars = False
@@ -120,4 +120,4 @@ def test_a_few_pool_numbers_are_taken_ahead_and_none_is_lost(ray_cluster, monkey
     )
     given = [row["id"] for row in flow.iter_rows()]
     assert sorted(given) == list(range(count))
-    assert NUMBERS_AHEAD <= Eyes.most <= NUMBERS_AHEAD + 8  # what one turn brings
+    assert NUMBERS_AHEAD / 2 < Eyes.most <= NUMBERS_AHEAD

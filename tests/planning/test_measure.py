@@ -165,6 +165,6 @@ def test_a_proxy_is_what_scoring_takes_the_time_of(tmp_path, monkeypatch) -> Non
 
 def test_micro_batches_and_the_strategies_of_one_process_are_measured_as_they_train() -> None:
     few = job_of("--train.strategy", "single", "--train.accumulate", "4")
-    assert measure(few, seconds=0.3).batch_size == 64
+    assert measure(few, seconds=2.0).batch_size == 64
     odd = job_of("--train.batch_size", "1200", "--train.accumulate", "1200")
     assert measure(odd, seconds=0.3).train > 0  # of fewer rows than it divides

@@ -139,8 +139,10 @@ def test_only_pool_numbers_are_held_back_and_only_while_enough_are_ahead(executo
         state.ahead = NUMBERS_AHEAD
     assert policy.max_task_output_bytes_to_read(numbers) == 0
     assert [policy.max_task_output_bytes_to_read(op) for op in others] == [None] * 3
-    executor._topology[numbers].ahead -= 1
-    assert policy.max_task_output_bytes_to_read(numbers) is None
+    executor._topology[numbers].ahead = NUMBERS_AHEAD - 9
+    assert policy.max_task_output_bytes_to_read(numbers) == 9  # of which a number has 8
+    executor._topology[numbers].ahead = NUMBERS_AHEAD + 1  # Ray Data takes one where nothing runs
+    assert policy.max_task_output_bytes_to_read(numbers) == 0
     assert all(policy.can_add_input(op) for op in executor.operators)
 
 
