@@ -29,7 +29,6 @@ class _Stream:
     """The part of a `StreamSpec` that says what its actors ask for."""
 
     scored: bool
-    has_history: bool
     scoring: Scoring
     num_readers: int
 
@@ -47,10 +46,7 @@ def processes_of(config: Config, there: Resources) -> dict[str, Processes]:
 
     train = config.train
     gpus = train.num_gpus if uses_gpu(train, there) else 0.0
-    scored, selector = config.selector.needs_scores, config.selector
-    stream = _Stream(
-        scored, scored or selector.records_backward, config.scoring, config.data.num_readers
-    )
+    stream = _Stream(config.selector.needs_scores, config.scoring, config.data.num_readers)
     return {
         TRAIN_WORKERS: Processes(train.min_workers, train.num_cpus, gpus, amounts(train.resources)),
         **stream_processes(cast(Any, stream)),

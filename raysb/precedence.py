@@ -4,7 +4,7 @@ A step is computed by one thread, and each pool wakes a dozen others in scorers,
 scheduler. Where there are fewer cores than processes these push it aside. Ray makes it worse: it
 starts its workers at niceness 15 and their network threads at 0. So a cluster of our own starts
 all at the driver's niceness (`RAY_worker_niceness`, as Ray spells it), and whoever brings rows
-steps back by two. On 2 cores that is a tenth to a fifth more rows/s for a small net. By five there
+steps back by two. On 2 cores that is 1 to 5 % more rows/s, and scores are younger. By five there
 are no more, and the trainer waits for rows a tenth of its time, since they come late.
 """
 

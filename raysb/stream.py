@@ -181,14 +181,13 @@ def start_stream(
 
 
 def stream_processes(spec: StreamSpec) -> dict[str, Processes]:
-    """A stream's readers, scorers and Ray Data's own tasks, by the flag that asks for them.
+    """A stream's readers and scorers, by the flag that asks for them.
 
-    Of the scorers the fewest: more of them are only added where there is room.
+    Of the scorers the fewest: more of them are only added where there is room. Ray Data's own
+    tasks ask for nothing (`training.small_pools`).
     """
     scoring = spec.scoring
-    planning = 2 if spec.has_history and scoring.max_staleness_steps == 0 else 1
     processes = {
-        "planning (Ray Data's own tasks)": Processes(planning, 1.0),
         "data.num_readers": Processes(
             spec.num_readers, READER_CPUS, resources=amounts(scoring.resources, READER_SHARE)
         ),

@@ -67,7 +67,6 @@ def test_scorers_ask_for_all_readers_for_a_tenth_and_workers_for_their_own() -> 
     assert asked[SCORERS].resources == {"scorer": 2.0}
     assert asked["data.num_readers"].resources == {"scorer": 0.2}
     assert asked[TRAIN_WORKERS].resources == {"trainer": 1.0}
-    assert asked["planning (Ray Data's own tasks)"].resources == {}
 
 
 # --- where they lie -------------------------------------------------------------------------------

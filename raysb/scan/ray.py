@@ -112,7 +112,7 @@ def _flow(job: "ScoreJob") -> Any:
     spans = job.spans()
     shared = share(job.source)
     source = [ray.put(shared)]
-    flow: Any = ray.data.from_arrow(pa.table({START: spans[:, 0], STOP: spans[:, 1]}))
+    flow: Any = ray.data.from_blocks([pa.table({START: spans[:, 0], STOP: spans[:, 1]})])
     context = flow.context
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

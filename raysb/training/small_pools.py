@@ -11,6 +11,8 @@ process that schedules it some of them:
   only rows be on their way that fill a small part of it, nothing follows from that.
 - It takes pool numbers as fast as they come, 140 a second: 3 ms and some kilobytes for each, most
   of a core while a run begins, for pools whose turn is hours away. A few dozen ahead are enough.
+- The task that gives them lasts as long as the run then. It computes next to nothing, and asks for
+  no CPU; and it lies beside the scheduler, so that no other machine takes it along when it goes.
 
 The names are private or for developers; where Ray has renamed them, the stream is slower and
 nothing else.
@@ -18,8 +20,10 @@ nothing else.
 
 from typing import Any
 
+import ray
 from ray.data._internal.execution import metadata_fetcher, streaming_executor_state
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysb.precedence import step_back
 from raysb.scoring.limits import Limits
@@ -30,6 +34,7 @@ from raysb.training.bystanders import leave_out
 WAIT_S, WAIT_UNSCORED_S = 0.02, 0.1
 STORE_SHARE = 0.25  # of the object store that rows on their way may fill, unwatched by Ray Data
 NUMBERS_AHEAD = 64  # pools that no actor has begun
+NUMBER_BYTES = 8  # of a pool's number, alone in its block
 _NUMBERS = "StreamingRepartition"  # Ray names an operator after what it does
 # keys of the configuration that travels with an execution
 _WAIT, _BYSTANDERS = "raysb/wait_s", "raysb/bystanders"
@@ -94,8 +99,21 @@ class SmallPools(ExecutionCallback):
             executor._metadata_fetcher = at_once()
         if all(hasattr(executor, name) for name in _HOOKS):
             found = [op for op in executor._topology if op.name.startswith(_NUMBERS)]
+            for op in found:
+                _asks(op)["num_cpus"] = 0
             for op in found[:1]:  # in lockstep a second one cuts batches
+                _asks(op)["scheduling_strategy"] = _here()
                 executor._backpressure_policies.append(_NotFarAhead(op, executor._topology[op]))
+
+
+def _asks(op: Any) -> dict[str, Any]:
+    """What an operator asks Ray for, for each of its tasks."""
+    return getattr(op, "_ray_remote_args", {})
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """On this machine, as long as Ray can start anything on it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 class _NotFarAhead:
@@ -118,10 +136,10 @@ class _NotFarAhead:
     def max_task_output_bytes_to_read(self, op: Any) -> int | None:
         """Asked by Ray Data before it takes what an operator has given; `None`: no limit.
 
-        A number's block has 8 bytes, so that as many bytes as numbers may still come are too few
-        for all of them at once: at most `NUMBERS_AHEAD` wait, however long a turn has lasted.
+        As many bytes as are said here, whatever is there. Where nothing has come for ten seconds
+        Ray Data takes one number all the same.
         """
         if op is not self._numbers:
             return None
         ahead: int = self._state.total_enqueued_output_blocks()
-        return max(NUMBERS_AHEAD - ahead, 0)
+        return NUMBER_BYTES * max(NUMBERS_AHEAD - ahead, 0)

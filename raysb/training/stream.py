@@ -169,7 +169,7 @@ class RayStream(BatchStream):
         """
         spec, scoring = self.spec, self.spec.scoring
         numbers = pa.table({POOL: np.arange(self.cursor.low, plan.num_pools, dtype=np.int64)})
-        flow: Any = ray.data.from_arrow(numbers)
+        flow: Any = ray.data.from_blocks([numbers])  # from_arrow asks a task what is in it
         context = flow.context  # its own: other data sets of this process stay as they are
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -243,8 +243,8 @@ class RayStream(BatchStream):
             if not self._handle.ledger.progress()["asked"]:
                 raise ResourceError(
                     f"no reader has started in {START_LIMIT_S} s: Ray finds no CPU for the "
-                    "readers or for its own planning tasks. Lower scoring.num_cpus, "
-                    "scoring.num_actors or train.num_cpus, or join a larger cluster"
+                    "readers. Lower scoring.num_cpus, scoring.num_actors or train.num_cpus, or "
+                    "join a larger cluster"
                 )
 
     def publishes(self) -> bool:

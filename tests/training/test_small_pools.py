@@ -11,6 +11,7 @@ from raysb.scoring.limits import limits_for
 from raysb.training import small_pools
 from raysb.training.reader_pool import ReaderPool
 from raysb.training.small_pools import (
+    NUMBER_BYTES,
     NUMBERS_AHEAD,
     STORE_SHARE,
     WAIT_S,
@@ -44,6 +45,7 @@ class Operator:
 
     def __init__(self, name: str, pool: Pool | None = None) -> None:
         self.name, self.pool = name, pool
+        self._ray_remote_args: dict[str, Any] = {"num_cpus": 1}
         self.metrics = SimpleNamespace(num_outputs_taken=0)
 
     def get_autoscaling_actor_pools(self) -> list[Pool | None]:
@@ -68,6 +70,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # and back after the test
     monkeypatch.setattr(small_pools, "step_back", lambda: None)  # this process goes on
+    monkeypatch.setattr(small_pools, "_here", lambda: "here")
     readers = Operator("MapBatches(PoolReader)", Pool(1, 3))
     scorers = Operator("MapBatches(PoolScorer)", Pool(1, 1))
     cut = Operator("StreamingRepartition")
@@ -140,13 +143,23 @@ def test_only_pool_numbers_are_held_back_and_only_while_enough_are_ahead(executo
     assert policy.max_task_output_bytes_to_read(numbers) == 0
     assert [policy.max_task_output_bytes_to_read(op) for op in others] == [None] * 3
     executor._topology[numbers].ahead = NUMBERS_AHEAD - 9
-    assert policy.max_task_output_bytes_to_read(numbers) == 9  # of which a number has 8
+    assert policy.max_task_output_bytes_to_read(numbers) == 9 * NUMBER_BYTES
     executor._topology[numbers].ahead = NUMBERS_AHEAD + 1  # Ray Data takes one where nothing runs
     assert policy.max_task_output_bytes_to_read(numbers) == 0
     assert all(policy.can_add_input(op) for op in executor.operators)
 
 
+def test_pool_numbers_ask_for_no_cpu_and_come_from_this_machine(executor) -> None:
+    SmallPools().before_execution_starts(executor)
+    _, numbers, readers, scorers, cut = (op._ray_remote_args for op in executor.operators)
+    assert numbers == {"num_cpus": 0, "scheduling_strategy": "here"}
+    assert (cut, readers, scorers) == ({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1})
+
+
 def test_where_ray_has_renamed_what_is_needed_numbers_come_as_they_will(executor) -> None:
+    for op in executor.operators:
+        del op._ray_remote_args
+    SmallPools().before_execution_starts(executor)  # no error
     del executor._backpressure_policies
     SmallPools().before_execution_starts(executor)  # no error
 
