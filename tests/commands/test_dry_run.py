@@ -155,17 +155,17 @@ def test_on_ray_the_resources_are_asked_for_and_what_is_not_tried_is_named(
     out = capsys.readouterr().out
     row = re.search(r"^resources +[\d.]+ +-  (.*)$", out, re.MULTILINE)
     assert row is not None
-    assert row[1] == "4.2 of 12 CPUs, 0 of 0 GPUs on Ray"
+    assert row[1] == "3.2 of 12 CPUs, 0 of 0 GPUs on Ray"
     assert "not tried: actors and the way of rows and weights" in out
     assert "how 2 workers share a step (ddp)" in out
     pair = ("--scoring.num_actors", "1,4", "--train.num_workers", "1,3")
     assert cli.main(["train", "--dry-run", *flags, *pair]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "3.2 of 12 CPUs, 0 of 0 GPUs on Ray at least; 1 to 4 scorers and 1 to 3 workers" in said
+    assert "2.2 of 12 CPUs, 0 of 0 GPUs on Ray at least; 1 to 4 scorers and 1 to 3 workers" in said
     assert cli.main(["train", "--dry-run", *flags, "--train.num_workers", "12"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "14.2 CPUs are asked for and the cluster has 12" in err
+    assert "13.2 CPUs are asked for and the cluster has 12" in err
     assert not ray_cluster.util.list_named_actors(all_namespaces=True)
 
 
