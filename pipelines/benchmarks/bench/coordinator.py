@@ -50,14 +50,15 @@ def _stream_splits(pools: int, count: int) -> list[Any]:
     plan = stream.spec.plan(BATCH, 1)
     stream._limits = Limits(global_batch=BATCH * count)
     stream._generation = handle.ledger.open(stream._limits, Cursor(), plan.num_pools, 0)
-    return list(stream._build(plan, BATCH).streaming_split(count, equal=False))
+    flow = stream._build(plan, BATCH, stream._limits)
+    return list(flow.streaming_split(count, equal=False))
 
 
 def _number_splits(pools: int, count: int) -> list[Any]:
     """Splits of pool numbers; the context is the one that the stream's flow has set."""
     import ray
 
-    numbers = ray.data.from_arrow(pa.table({"pool": np.arange(pools)}))
+    numbers = ray.data.from_blocks([pa.table({"pool": np.arange(pools)})])
     flow = numbers.repartition(target_num_rows_per_block=1)
     return list(flow.streaming_split(count, equal=False))
 

@@ -25,8 +25,10 @@ MOST_SCORERS, AGE, AGE_OF_RUN = "most scorers", "oldest score, steps", "oldest s
 
 def goals() -> dict[str, float]:
     """What must hold, by name: one scorer for the fed, and ages within their bounds."""
-    sizes = {"pool_rows": POOL, "batch_size": BATCH, "num_workers": 1}
-    grown = limits_as_grown("auto", **sizes, num_actors=(1, MOST))
+    scorers = (1, MOST)
+    grown = limits_as_grown(
+        "auto", pool_rows=POOL, batch_size=BATCH, num_workers=1, num_actors=scorers
+    )
     bounds = {AGE: grown[0].max_age, AGE_OF_RUN: grown[-1].max_age}
     return {MOST_SCORERS: 1} | {name: float(bound or 0) for name, bound in bounds.items()}
 
