@@ -96,7 +96,8 @@ TABLE: dict[str, Run | By] = {
     INSTALL.replace("-q ", "") + "-e '.[demo,images,dev]'": CI,
     '.venv/bin/pytest -m "not ray and not slow and not gpu"': CI,
     ".venv/bin/pytest": CI,
-    ".venv/bin/ruff check . && .venv/bin/ruff format . && .venv/bin/mypy raysb tests/typing": CI,
+    ".venv/bin/ruff check . && .venv/bin/ruff format .": CI,
+    ".venv/bin/mypy raysb tests/typing && .venv/bin/mypy -p bench": CI,
     # README.md
     "raysb train --config pipelines/mnist.toml --data.train mnist/train.parquet "
     "--data.test mnist/test.parquet": Run(
@@ -411,17 +412,23 @@ def in_a_process(words: list[str]) -> str:
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     environment = {**os.environ, "PATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.ray
-def test_the_benchmark_measures_a_part_and_writes_its_record(place, monkeypatch) -> None:
-    """Part e alone, the shortest, once, on a cluster of its own beside that of the tests."""
+@pytest.mark.parametrize(
+    "parts", ["e", *(pytest.param(parts, marks=pytest.mark.slow) for parts in ("a,b,c", *"dfgh"))]
+)
+def test_the_benchmark_measures_a_part_and_writes_its_record(parts, place, monkeypatch) -> None:
+    """Once, on a cluster of its own beside that of the tests; among the fast ones the shortest."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("RAY_ADDRESS", "local")
     said = in_a_process(
-        shlex.split("python pipelines/benchmarks/throughput.py --only e --quick --out found")
+        shlex.split(
+            f"python pipelines/benchmarks/throughput.py --only {parts} --nets mlp --shapes mnist "
+            "--quick --out found"
+        )
     )
     assert "FAILED" not in said
     assert {path.suffix for path in (place / "found").iterdir()} == {".json", ".md"}

@@ -47,6 +47,31 @@ def test_every_thread_steps_back_from_where_it_was_and_once(level: int) -> None:
     assert later == sorted([*back, back[1]])  # from the thread that starts it
 
 
+HERE = """
+import os, sys
+from pathlib import Path
+from raysb import precedence
+
+precedence._THREADS = Path(sys.argv[1])
+before = os.getpriority(os.PRIO_PROCESS, 0)
+precedence.step_back()
+print(os.getpriority(os.PRIO_PROCESS, 0) - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a thread's own on Linux alone")
+@pytest.mark.parametrize("listed", [(), ("0", "4194305")])
+def test_a_thread_that_ended_or_a_system_that_lists_none_stops_nobody(listed, tmp_path) -> None:
+    """0 is the thread itself, 4194305 more than the kernel ever gives."""
+    folder = tmp_path / "task"
+    for name in listed:
+        (folder / name).mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HERE, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == min(STEP, 19 - os.getpriority(os.PRIO_PROCESS, 0))
+
+
 def test_a_system_without_niceness_is_left_as_it_is(monkeypatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(precedence, "_THREADS", asked)  # would fail if it were looked at
