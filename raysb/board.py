@@ -51,6 +51,11 @@ class BoardState:
         """Version of a value, -1 where there is none."""
         return self._values.get(name, (-1, None))[0]
 
+    async def forget(self, prefix: str) -> None:
+        """Drop the values whose names begin so."""
+        for name in [name for name in self._values if name.startswith(prefix)]:
+            del self._values[name]
+
     async def append(self, name: str, sender: str, number: int, line: Any) -> None:
         """Add a line to a log that somebody drains, after the sender's lines of lower numbers.
 
@@ -135,6 +140,10 @@ class Board:
     def version(self, name: str) -> int:
         """Version of the value that is there now, -1 where there is none."""
         return cast(int, ray.get(self._actor.version.remote(name)))
+
+    def forget(self, prefix: str) -> None:
+        """Drop the values whose names begin so; returns when they are gone."""
+        ray.get(self._actor.forget.remote(prefix))
 
     def ping(self) -> None:
         """Return if the actor is there."""

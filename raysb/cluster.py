@@ -30,7 +30,7 @@ ENVIRONMENT = {
 }
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 KINDS = ("CPU", "GPU", "memory", "object_store_memory")  # of Ray's own; others are custom
-SPARE_CPUS = 3  # logical, on a cluster of our own: for planning and readers, which mostly wait
+SPARE_CPUS = 3  # logical, on a cluster of our own: for readers, which mostly wait
 
 
 def prepare_environment(verbose: bool = False) -> None:

@@ -315,6 +315,7 @@ class _Pools(LocalStream):
 
     def read(self, pool: int) -> Batch:
         """Selected rows of a pool, scored with the model as it is."""
+        self.epoch = self._plan().epoch_of(pool)
         return self.rows_of(self._plan(), pool)
 
     def record_backward(self, ids: Ids, losses: Floats) -> None:

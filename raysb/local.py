@@ -63,7 +63,8 @@ class LocalStream(BatchStream):
         )
         self.ledger = spec.ledger()
         self.history = LossTable(spec.source.num_rows if spec.has_history else 0)
-        self._reading, self._scoring = spec.reading, spec.pool_scoring
+        self._reading = spec.reading
+        self._scoring = replace(spec.pool_scoring, publish_every=1)  # the live model's weights
         self._outlooks: dict[int, Outlook | None] = {}
 
     def _open(self, batch_size: int, epochs: int, model: nn.Module | None) -> PoolPlan:
@@ -114,8 +115,8 @@ class LocalStream(BatchStream):
         selector = self.spec.selector
         if selector.looks_back and epoch not in self._outlooks:
             seen = selector.outlook(self.history.records(), epoch, self._plan().epochs)
-            # a batch may span two epochs, and be saved with rows of both
-            self._outlooks = {e: o for e, o in self._outlooks.items() if e == epoch - 1}
+            # rows of small epochs wait until there are enough for a batch, and may be saved
+            self._outlooks = {e: o for e, o in self._outlooks.items() if e >= self.epoch}
             self._outlooks[epoch] = seen
         return self._outlooks.get(epoch)
 
@@ -176,7 +177,7 @@ class LocalStream(BatchStream):
         }
 
     def outlook_states(self) -> dict[str, Any]:
-        """What the selector looks back at in the epoch under way."""
+        """What the selector looks back at in the epochs under way."""
         return {
             str(epoch): None if outlook is None else outlook.state_dict()
             for epoch, outlook in self._outlooks.items()

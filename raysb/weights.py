@@ -6,6 +6,8 @@ training changes is in it: parameters that require a gradient, and persistent bu
 that are not frozen. Scorers build the frozen part themselves, as the worker does.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import ray
@@ -27,10 +29,10 @@ class FlatState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._tensors = trained_state(model)
+        self._model = model
         self._slices: dict[str, slice] = {}
         offset = 0
-        for name, tensor in self._tensors.items():
+        for name, tensor in trained_state(model).items():
             size = tensor.numel() * tensor.element_size()
             self._slices[name] = slice(offset, offset + size)
             offset += -(-size // _ALIGN) * _ALIGN
@@ -39,7 +41,7 @@ class FlatState:
     def pack(self) -> npt.NDArray[np.uint8]:
         """Copy the model's present state into a new array. uint8 [nbytes]"""
         flat = np.zeros(self.nbytes, np.uint8)
-        for name, tensor in self._tensors.items():
+        for name, tensor in self._tensors():
             self._view(flat, name, tensor).copy_(tensor)
         return flat
 
@@ -50,8 +52,13 @@ class FlatState:
                 f"weights of {len(flat)} bytes do not fit a model of {self.nbytes} bytes: "
                 "the model's builder gives different modules in different processes"
             )
-        for name, tensor in self._tensors.items():
+        for name, tensor in self._tensors():
             tensor.copy_(self._view(flat, name, tensor))
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """As the model has them now: a forward pass may put another tensor in a buffer's place."""
+        state = trained_state(self._model)
+        return ((name, state[name]) for name in self._slices)
 
     def _view(self, flat: npt.NDArray[np.uint8], name: str, tensor: torch.Tensor) -> torch.Tensor:
         part = flat[self._slices[name]]

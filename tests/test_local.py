@@ -4,6 +4,7 @@ Nothing of raysb computes what is expected here but the order of the rows (`sour
 keyed draws (`Draws`), which have tests of their own.
 """
 
+import copy
 import json
 import math
 from collections import Counter, deque
@@ -27,7 +28,7 @@ from raysb.schema import ID, LOSS, POOL, PROBABILITY, WEIGHTS_STEP
 from raysb.scoring.cursor import Cursor
 from raysb.scoring.settings import Scoring
 from raysb.seeding import Draws
-from raysb.selection import SelectiveBackprop, Uniform
+from raysb.selection import BudgetedSelection, SelectiveBackprop, Uniform
 from raysb.source.arrays import ArraySource
 from raysb.task import Task, inputs
 from raysb.training.audit import read_audit
@@ -461,6 +462,52 @@ def test_pools_that_a_cursor_has_as_done_are_not_trained_again(selector) -> None
     stepped(stream, 10, 2)
     spans = {q: stream.plan.locate(q) for q in range(stream.plan.num_pools)}
     assert pools == {q: stop - start for q, (_, start, stop) in spans.items() if q not in (0, 2, 4)}
+
+
+def test_epochs_of_fewer_rows_than_a_batch_go_on_with_the_very_rows_that_waited() -> None:
+    """Rows of up to six epochs wait side by side, each drawn by the losses before its epoch."""
+    spec = spec_of(digits(48), BudgetedSelection(rows_per_epoch=3), pool=16)
+    kept = []
+
+    def trained(stream, model):
+        rows = []
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        for batch in stream.iter_batches(batch_size=16, epochs=40, model=model):
+            optimizer.zero_grad()
+            stream.reduce(stream.task.losses(model(batch["x"]), batch), batch).backward()
+            optimizer.step()
+            stream.step(model)
+            rows.append(batch[ID].tolist())
+            if stream.num_steps > len(kept):
+                kept.append((copy.deepcopy(stream.state_dict()), copy.deepcopy(model)))
+        return rows
+
+    whole = trained(LocalStream(spec), spec.task.build(0))
+    assert max(len(state["outlooks"]) for state, _ in kept) >= 5
+    for done, (state, model) in enumerate(list(kept), 1):
+        stream = LocalStream(spec)
+        stream.load_state_dict(state)
+        assert trained(stream, model) == whole[done:], done
+
+
+@pytest.mark.parametrize("cheap", [{"dtype": "bfloat16"}, {"image_scale": 0.5}])
+def test_cheap_scores_are_audited_whenever_weights_would_be_published(cheap) -> None:
+    """In one process no weights are older than others."""
+    pictures = {"x": np.zeros((300, 1, 8, 8), np.float32), "label": np.arange(300) % 10}
+    pictures["x"][:] = digits(300)["x"].reshape(300, 1, 8, 8)
+    flat = Task(
+        model=lambda: nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), net()),
+        forward=inputs("x"),
+        loss=cross_entropy,
+    )
+    audited = []
+    for every in (1, 4):
+        spec = spec_of(pictures, task=flat, publish_every=every, **cheap)
+        stream = LocalStream(spec)
+        stepped(stream, 16, 3)
+        audited.append(stream.ledger.audits.metrics())
+    assert audited[0]["agreement"] > 0
+    assert audited[0] == audited[1]
 
 
 # --- same start for all ---------------------------------------------------------------------------

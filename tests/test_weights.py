@@ -86,6 +86,29 @@ def test_weights_of_another_model_are_refused_and_nothing_changes() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+class Centred(nn.Module):
+    """Puts another tensor in its buffer's place, as the centre of DINO's teacher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.center = 0.9 * self.center + 0.1 * x.mean(0)
+        return x - self.center
+
+
+def test_a_buffer_that_the_forward_pass_replaces_is_published_as_it_is_and_taken_over() -> None:
+    source, target = Centred(), Centred()
+    out, into = FlatState(source), FlatState(target)
+    for _ in range(3):
+        source(torch.ones(2, 3))
+        target(torch.full((2, 3), -1.0))
+        into.unpack(out.pack())
+        assert torch.equal(target.center, source.center)
+    torch.testing.assert_close(source.center, torch.full((3,), 1 - 0.9**3))
+
+
 def test_unpacking_into_a_model_under_training_keeps_its_gradients_usable() -> None:
     model = nn.Linear(3, 1)
     state = FlatState(model)

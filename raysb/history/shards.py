@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from raysb.history.index import MAX_ROWS
 from raysb.history.records import LossRecords
 from raysb.history.routing import join_exports, join_records, join_states, split, split_state
 from raysb.history.table import LossTable
@@ -89,7 +90,8 @@ class LossHistory:
                 whole history or `None`; by default it is empty then.
 
         Raises:
-            ValueError: `num_shards` is below 1, or `capacity` is negative.
+            ValueError: `num_shards` is below 1, `capacity` is negative, or more than so many shards
+                hold.
         """
         if num_shards < 1 or capacity < 0:
             raise ValueError(
@@ -98,6 +100,12 @@ class LossHistory:
             )
         share = capacity / num_shards
         spread = 4 * sqrt(share) if num_shards > 1 else 0  # of a hash, four standard deviations
+        if share + spread > MAX_ROWS:
+            raise ValueError(
+                f"history.num_shards={num_shards}: of {capacity:,} ids a shard has up to "
+                f"{share + spread:,.0f}, and holds {MAX_ROWS:,} at most; raise it to "
+                f"{ceil(1.001 * capacity / MAX_ROWS)}"
+            )
         actor: Any = ray.remote(HistoryShard)
         where = {"scheduling_strategy": beside_driver()} if num_shards == 1 else {}
         actor = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **where)
@@ -137,10 +145,11 @@ class LossHistory:
                 )
             )
 
-    def record_backward(self, ids: Ids, losses: Floats, weights_step: int) -> None:
-        """Enter losses of a training step without waiting; see `LossTable.record_backward`."""
+    def record_backward(self, ids: Ids, losses: Floats, weights_step: int | Ids) -> None:
+        """Enter losses of training steps without waiting; see `LossTable.record_backward`."""
+        steps = np.broadcast_to(weights_step, ids.shape)
         for shard, rows in self._split(ids):
-            told = (ids[rows], losses[rows], weights_step)
+            told = (ids[rows], losses[rows], steps[rows])
             self._send(shard.write.remote(self._generation, "record_backward", *told))
 
     def record_selected(self, ids: Ids, epoch: int) -> None:

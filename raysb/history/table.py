@@ -140,8 +140,8 @@ class LossTable:
         self._columns["flags"][rows] |= SELECTED | flag(~scored_here, UNSCORED)
         self._columns["epoch"][rows] = epoch
 
-    def record_backward(self, ids: Ids, losses: Floats, weights_step: int) -> None:
-        """Enter losses of a training step as the last losses of their ids, marked as such.
+    def record_backward(self, ids: Ids, losses: Floats, weights_step: int | Ids) -> None:
+        """Enter losses of training steps as the last losses of their ids, marked as such.
 
         Statistics stay as they are: these losses are of selected rows only, in training mode.
         Losses that are not finite, and those older than the loss held (by `weights_step`), are
@@ -151,15 +151,18 @@ class LossTable:
         Args:
             ids: int64 [n], without those of rows that only pad the batch.
             losses: float32 [n].
-            weights_step: Optimizer steps behind the weights that gave the losses.
+            weights_step: Optimizer steps behind the weights that gave the losses, of all or each;
+                int64 [n] ascending.
         """
-        last = _last_of_each(ids)
-        last = last[np.isfinite(losses[last])]
+        steps = np.broadcast_to(weights_step, ids.shape)
+        finite = np.flatnonzero(np.isfinite(losses))
+        last = finite[_last_of_each(ids[finite])]
         rows = self._rows(ids[last])
-        newest = self._columns["weights_step"][rows] <= weights_step
-        rows = rows[newest]
-        self._columns["loss"][rows] = losses[last[newest]]
-        self._columns["weights_step"][rows[self._columns["times_scored"][rows] == 0]] = weights_step
+        newest = self._columns["weights_step"][rows] <= steps[last]
+        rows, last = rows[newest], last[newest]
+        self._columns["loss"][rows] = losses[last]
+        unscored = self._columns["times_scored"][rows] == 0
+        self._columns["weights_step"][rows[unscored]] = steps[last[unscored]]
         self._columns["flags"][rows] |= BACKWARD
 
     def lookup(self, ids: Ids) -> LossRecords:

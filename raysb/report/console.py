@@ -9,7 +9,7 @@ num_scored                 rows scored so far
 num_backpropped            rows back-propagated so far
 kept                       fraction of the scored rows that was selected, lately
 age                        steps between the weights that scored a row and the step that used it
-score/loss, score/error    over the rows scored lately
+score/loss, score/error    over the rows scored in the epoch so far
 score/agreement, /overlap of cheap scores with the live model's, in the last few audits
 score/fallback             1 once the live model scores in place of what stood in for it
 eval/loss, eval/error      of the last evaluation

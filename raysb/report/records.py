@@ -88,7 +88,8 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the records of a run, also of one that is still under way.
 
     A last line that is not whole yet is left out, and so is what a run had written after the
-    checkpoint from which it was resumed: those steps were done again.
+    checkpoint from which it was resumed, or all where it began anew before its first: those steps
+    were done again.
 
     Args:
         run: A run directory, or its metrics file.
@@ -114,7 +115,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise DataError(f"{path}, line {number}: not a record: {error}") from None
             continue
-        if records[-1].get("kind") == "resume":
+        if records[-1].get("kind") in ("start", "resume"):
             first = records[-1].get("line", 0)
             records = [r for r in records[:-1] if r.get("line", 0) < first] + records[-1:]
     return records

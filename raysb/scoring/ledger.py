@@ -87,7 +87,7 @@ class Ledger:
             step: Optimizer steps done.
             weights: Where scorers find the weights of that step.
             epoch_pools: Pools of an epoch, where one can only begin when the one before it is
-                recorded (`Selector.looks_back`).
+                recorded (`StreamSpec.awaits_epochs`).
             state: What was known at the cursor, of `state_dict`; by default what is known now.
             grown: What to enforce with each further scorer, as far as their number may grow.
         """
@@ -128,6 +128,11 @@ class Ledger:
         self.num_selected = sum(self.selected.values())
         self.num_consumed = 0
         self._advance()
+
+    def reader_is_up(self, generation: int) -> None:
+        """Note that Ray has found a place for a reader, which may be long in getting ready."""
+        if not self._refuses(generation):
+            self.asked = True
 
     def close(self, generation: int) -> None:
         """Grant nothing more: the run ends."""
@@ -175,7 +180,7 @@ class Ledger:
         return self.totals.accuracy_before(pool // self.pools_per_epoch, self.rows_per_epoch)
 
     def _epoch_may_begin(self, pool: int) -> bool:
-        """Whether all that a selector looks back at is recorded, in lockstep the last steps too."""
+        """Whether all that an epoch is chosen by is recorded, in lockstep the last steps too."""
         if self.epoch_pools is None:
             return True
         first = pool - pool % self.epoch_pools

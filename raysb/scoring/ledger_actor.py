@@ -49,6 +49,10 @@ class LedgerService:
         await self._tell()
         return generation
 
+    async def reader_is_up(self, generation: int) -> None:
+        """See `Ledger.reader_is_up`."""
+        self._ledger.reader_is_up(generation)
+
     async def close(self, generation: int) -> None:
         """See `Ledger.close`."""
         self._ledger.close(generation)
@@ -142,6 +146,10 @@ class LedgerClient:
             limits, cursor, num_pools, step, weights, epoch_pools, state, grown
         )
         return cast(int, ray.get(opened))
+
+    def reader_is_up(self, generation: int) -> None:
+        """Tell that a reader has found its place, without waiting."""
+        self._actor.reader_is_up.remote(generation)
 
     def close(self, generation: int) -> None:
         """Grant nothing more."""

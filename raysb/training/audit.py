@@ -35,7 +35,7 @@ class Audit:
         os.replace(draft, target)
 
     def forget_after(self, step: int) -> None:
-        """Remove what was noted of later steps: a run goes on from this one."""
+        """Remove what was noted of later steps: a run goes on from this one, or begins at 0."""
         for file in Path(self.folder).glob("step-*"):
             if int(file.name.split("-")[1]) > step:
                 file.unlink(missing_ok=True)

@@ -7,11 +7,12 @@ What the local engine and the Ray worker have in common; they differ in where ro
 import abc
 import copy
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -58,6 +59,8 @@ class Said(NamedTuple):
     oldest: float = _NEVER  # pool of its first row
     newest: float = -1.0  # pool of its last row
     num_scored: float = -1.0  # rows scored up to its newest row
+    age_sum: float = 0.0  # over its rows, in steps
+    max_age: float = 0.0  # among its rows, in steps
 
 
 class BatchStream(abc.ABC):
@@ -80,7 +83,7 @@ class BatchStream(abc.ABC):
         wait_seconds: Time this worker has waited for rows.
         starved_seconds: Time the steps have waited for rows, each for the worker that waited
             longest.
-        max_age: Largest age of a trained row, in steps.
+        max_age: Largest age of a row trained by any worker, in steps.
         must_save: Whether a checkpoint is due after this step.
         fallen_back: Whether scorers need the weights of every step, whatever was set.
     """
@@ -105,7 +108,7 @@ class BatchStream(abc.ABC):
         self.must_save = False
         self.fallen_back = False
         self._gave_up = False  # waiting for rows, since the run is to stop
-        self._age_sum = self._aged_rows = 0
+        self._age_sum = self._aged_rows = 0  # of all workers
         self._trained = TrainedRows()
         self._counters: Mapping[str, Any] | None = None  # of a checkpoint
         self.cursor = Cursor()
@@ -254,6 +257,7 @@ class BatchStream(abc.ABC):
         self._global_rows = int(min(sum(counts), room))
         mine_from = sum(counts[: self.exchange.rank])
         self._rows = min(max(self._global_rows - mine_from, 0), rows)
+        self._ages = self._ages_of_all(everyone, batch)
         self.oldest = int(min(each.oldest for each in everyone))
         self.epoch = plan.epoch_of(self.oldest)
         newest = int(max(each.newest for each in everyone)) + 1
@@ -285,7 +289,23 @@ class BatchStream(abc.ABC):
             return said
         oldest, newest = int(batch[POOL][0]), int(batch[POOL][rows - 1])
         num_scored = self._scored_with(batch, rows)
-        return said._replace(oldest=oldest, newest=newest, num_scored=num_scored)
+        age_sum, max_age = self._ages_of(batch, rows)
+        return said._replace(
+            oldest=oldest, newest=newest, num_scored=num_scored, age_sum=age_sum, max_age=max_age
+        )
+
+    def _ages_of(self, batch: Batch, rows: int) -> tuple[float, float]:
+        """Sum and maximum of the ages of a batch's first rows in the coming step."""
+        if WEIGHTS_STEP not in batch or not rows:
+            return 0.0, 0.0
+        ages = self.num_steps - batch[WEIGHTS_STEP][:rows]
+        return float(ages.sum()), float(ages.max())
+
+    def _ages_of_all(self, everyone: Sequence[Said], batch: Batch) -> npt.NDArray[np.float64]:
+        """Sum and maximum of the ages of each worker's rows in this step. [W, 2]"""
+        if self._global_rows < sum(each.rows for each in everyone):  # max_backprops: the last step
+            return self.exchange.gather(np.array(self._ages_of(batch, self._rows)))
+        return np.array([(each.age_sum, each.max_age) for each in everyone])
 
     def _scored_with(self, batch: Batch, rows: int) -> int:
         """Rows scored up to the newest row of a batch."""
@@ -387,11 +407,10 @@ class BatchStream(abc.ABC):
         self._turn = "next"
         mine = {name: column[: self._rows] for name, column in self._batch.items()}
         self._trained.note(mine, self.oldest)
-        if WEIGHTS_STEP in mine and self._rows:
-            ages = self.num_steps - mine[WEIGHTS_STEP]
-            self.max_age = max(self.max_age, int(ages.max()))
-            self._age_sum += int(ages.sum())
-            self._aged_rows += self._rows
+        if WEIGHTS_STEP in mine:
+            self.max_age = max(self.max_age, int(self._ages[:, 1].max()))
+            self._age_sum += int(self._ages[:, 0].sum())
+            self._aged_rows += self._global_rows
         self.num_backpropped += self._global_rows
         self.num_steps += 1
         if self._on_step is not None:
@@ -421,7 +440,7 @@ class BatchStream(abc.ABC):
         return total, rows
 
     def mean_age(self) -> float | None:
-        """Mean age of this worker's trained rows, in steps; `None` where nothing is scored."""
+        """Mean age of the rows trained by all workers, in steps; `None` where nothing is scored."""
         return self._age_sum / self._aged_rows if self._aged_rows else None
 
     # --- state ---------------------------------------------------------------------------------
@@ -432,7 +451,9 @@ class BatchStream(abc.ABC):
 
     def counters(self) -> dict[str, Any]:
         """What the stream has counted, of all workers. Collective."""
-        mine = [float(self._loss_sum), self._loss_rows, self._age_sum, self._aged_rows]
+        # ages are of all workers on each: the first saves them
+        ages = [self._age_sum, self._aged_rows] if self.exchange.rank == 0 else [0, 0]
+        mine = [float(self._loss_sum), self._loss_rows, *ages]
         return {
             "made_with": self._identity,
             "num_steps": self.num_steps,
@@ -449,16 +470,19 @@ class BatchStream(abc.ABC):
         self._counters = dict(state)
 
     def _take_up(self) -> None:
-        """Each worker its own sums; where there are more or fewer workers now, the first has all"""
+        """Each worker its own losses; where there are more or fewer workers now, the first has all.
+
+        Ages are those of all workers, on each.
+        """
         if self._counters is None:
             return
         sums = self._counters["sums"]
+        total = [sum(each) for each in zip(*sums, strict=True)]
         if len(sums) != self.exchange.world_size:
-            total = [sum(each) for each in zip(*sums, strict=True)]
             sums = [total, *([0.0] * len(total) for _ in range(self.exchange.world_size - 1))]
-        loss_sum, loss_rows, age_sum, aged_rows = sums[self.exchange.rank]
+        loss_sum, loss_rows, _, _ = sums[self.exchange.rank]
         self._loss_sum, self._loss_rows = loss_sum, int(loss_rows)
-        self._age_sum, self._aged_rows = int(age_sum), int(aged_rows)
+        self._age_sum, self._aged_rows = int(total[2]), int(total[3])
 
     def _plan(self) -> PoolPlan:
         if self.plan is None:

@@ -77,7 +77,7 @@ class Loop:
         self._evaluated_at = -1
         self._num_lines = 0
         self._last: dict[str, Any] = {}
-        self._resumed = False
+        self._opening: str | None = "start"  # kind of the first line, until it is written
         self._stopped_by: str | None = None
         self._stopping = EarlyStopping(training.patience)
         self._best_at: int | None = None  # step of a best evaluation that is to be saved
@@ -95,11 +95,7 @@ class Loop:
             save=self._must_save,
         )
         for batch in batches:
-            if self._resumed:
-                self._record("resume")
-                self._resumed = False
-            elif stream.num_steps == 0:
-                self._record("start")
+            self._record_opening()
             self._end_epochs()
             if self._best_at is not None:
                 self._save()
@@ -109,9 +105,7 @@ class Loop:
             if self._stopping.over:
                 break
         batches.close()  # before the end is saved, also where training ends early
-        if self._resumed:  # nothing was left to train, but lines since the checkpoint are undone
-            self._record("resume")
-            self._resumed = False
+        self._record_opening()  # nothing was left to train, but lines of a run before are undone
         if not self._interrupted():
             self._end_epochs()
             if self._evaluated_at != stream.num_steps:
@@ -139,7 +133,7 @@ class Loop:
         self._num_lines, self._last = state["num_lines"], dict(state["last"])
         self._start = time.monotonic() - state["seconds"]
         self._stopping.load_state_dict(state["stopping"])
-        self._resumed = True
+        self._opening = "resume"
 
     @property
     def seconds(self) -> float:
@@ -257,6 +251,12 @@ class Loop:
         score = self._score()
         if score is not None and not again and self._stopping.update(score):
             self._best_at = self._evaluated_at if self._training.save_best else None
+
+    def _record_opening(self) -> None:
+        """Say, once, that training begins or goes on: later lines of a run before are undone."""
+        if self._opening is not None:
+            self._record(self._opening)
+            self._opening = None
 
     def _record(self, kind: str, metrics: Mapping[str, Any] | None = None) -> None:
         self._last_line = time.monotonic()

@@ -93,7 +93,8 @@ class Training:
         on_stall: `report` it only, or `stop` the run with a checkpoint too; if it has not stopped
             after the same time again, it is ended from outside.
         audit: Write ids, probability, weight and weights_step of every step.
-        num_threads: Threads of torch in each process; 0 leaves torch's choice.
+        num_threads: Threads of torch in each train worker; 0 leaves torch's choice. Ray gives a
+            scorer as many as it has CPUs.
         statistics: What `raysb prune` may need of training, added up while it goes on: activation,
             gradient, per_sample_gradient; [] for none. For ddp and single.
         statistics_every: Steps of which one is looked at for these, at least 1.

@@ -211,6 +211,11 @@ class StreamSpec:
         return self.selector.needs_scores
 
     @property
+    def awaits_epochs(self) -> bool:
+        """Whether an epoch is chosen by what all epochs before it have left in the history."""
+        return self.selector.looks_back or self.adjust.needs_times_selected
+
+    @property
     def has_history(self) -> bool:
         """Whether anything is recorded per sample."""
         return self.scored or self.selector.records_backward
@@ -310,8 +315,11 @@ class StreamSpec:
             ValueError: `scoring.max_staleness_steps` is below the smallest bound of these sizes.
         """
         least, most = self.scoring.min_actors, self.scoring.max_actors
+        bound = self.scoring.max_staleness_steps
+        if not self.has_history or (bound and not self.scored):
+            bound = "auto"  # there are no scores of any age
         return limits_as_grown(
-            self.scoring.max_staleness_steps if self.has_history else "auto",
+            bound,
             pool_rows=self.pool_rows(batch_size),
             batch_size=batch_size,
             num_workers=num_workers,

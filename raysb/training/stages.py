@@ -107,7 +107,7 @@ class Outlooks:
     """What the selector looks back at, epoch by epoch: made once, and then the same for all.
 
     The reader of an epoch's first pool makes it when the ledger lets the epoch begin; the others,
-    and every replay, find it on the board. Two epochs are held there.
+    and every replay, find it on the board. It stays there until the epoch is trained.
 
     Args:
         handle: The stream's actors.
@@ -147,9 +147,14 @@ class Outlooks:
         return state and Outlook.from_state(state)
 
 
+def outlooks_of(stream: str) -> str:
+    """Where on the board all of a stream are."""
+    return f"outlook/{stream}/"
+
+
 def outlook_name(stream: str, generation: int, epoch: int) -> str:
-    """Where on the board that of an epoch is; it replaces the one of two epochs before."""
-    return f"outlook/{stream}/{generation}/{epoch % 2}"
+    """Where on the board that of an epoch is."""
+    return f"{outlooks_of(stream)}{generation}/{epoch}"
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ class PoolReader:
         step_back()
         handle, plan, generation = flow.handle, flow.plan, flow.generation
         handle.can_be_asked("reader")
+        handle.ledger.reader_is_up(generation)  # before a model is built, however long that takes
         self._reading = handle.get_reading()
         self._scored = self._reading.selector.needs_scores
         self._outlooks = Outlooks(handle, plan, self._reading.selector, generation)
@@ -224,10 +230,11 @@ class PoolReader:
 
     def empty(self, pool: int) -> Batch:
         """A block without rows that shows which columns there are."""
-        if self._nothing is None:
-            batch = self._reading.read(self._plan, pool)
-            self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
-        return self._nothing
+        with self._one_at_a_time:
+            if self._nothing is None:
+                batch = self._reading.read(self._plan, pool)
+                self._nothing = take(batch if self._scored else with_weights(batch), slice(0, 0))
+            return self._nothing
 
     def pass_on(self, pool: int, batch: Batch) -> Batch:
         """Where nothing is to be scored, the reader is what the ledger gates and counts."""

@@ -42,6 +42,7 @@ from raysb.training.stages import (
     ReadingScorer,
     StreamHandle,
     outlook_name,
+    outlooks_of,
 )
 from raysb.training.teller import Step, Teller
 from raysb.weights import FlatState, WeightStore
@@ -101,8 +102,7 @@ class RayStream(BatchStream):
         super().__init__(handle.get_spec(), device=device, on_step=on_step)
         self._weights: WeightStore | None = None
         self._split: Any = None
-        self._backward: list[tuple[Ids, Floats]] = []  # of the last steps, not yet sent
-        self._backward_from = 0  # the first of these
+        self._backward: list[tuple[Ids, Floats, Ids]] = []  # of the last steps, not yet sent
         self._restored: Mapping[str, Any] | None = None  # a checkpoint to begin from
         self._history: LossHistory | None = None  # as this generation writes to it
         self._untold = False  # the last step was kept back
@@ -110,10 +110,17 @@ class RayStream(BatchStream):
     # --- opening -------------------------------------------------------------------------------
 
     def _open(self, batch_size: int, epochs: int, model: nn.Module | None) -> PoolPlan:
+        if model is None and self.num_steps and self.spec.scored:
+            raise ValueError(
+                f"iter_batches(model=None) after load_state_dict of step {self.num_steps}: scorers "
+                "would rank rows by the builder's untrained weights; give model=..., with the "
+                "weights of that step"
+            )
         self.exchange = Exchange()
         plan = self.spec.plan(batch_size, epochs)
         self._consumed_before = self.num_backpropped
         self._hurried_at = self.oldest  # as far as all pools are trained
+        self._outlooks_from = plan.epoch_of(self.cursor.low)
         self._limits, *grown = self.spec.limits_as_grown(batch_size, self.exchange.world_size)
         self._published_at = self.num_steps
         if self.exchange.rank == 0:
@@ -124,7 +131,7 @@ class RayStream(BatchStream):
                 plan.num_pools,
                 self.num_steps,
                 self._first(model),
-                plan.pools_per_epoch if self.spec.selector.looks_back else None,
+                plan.pools_per_epoch if self.spec.awaits_epochs else None,
                 known["ledger"],
                 grown,
             )
@@ -264,6 +271,8 @@ class RayStream(BatchStream):
             self._published_at = self.num_steps
         if self.exchange.rank != 0:
             return
+        if self.spec.selector.looks_back:
+            self._drop_outlooks()
         if due and self._weights is None:
             self._weights = WeightStore(live=FlatState(model))
         self._untold = due and self._can_wait()
@@ -298,17 +307,14 @@ class RayStream(BatchStream):
     def _record_backward(self, ids: Ids, losses: Floats) -> None:
         if self._history is None:
             return
-        if not self._backward:
-            self._backward_from = self.num_steps
-        self._backward.append((ids, losses))
+        self._backward.append((ids, losses, np.full(len(ids), self.num_steps)))
         if self._limits.lockstep or len(self._backward) >= BACKWARD_STEPS:
             self._send_backward(self._history)
 
     def _send_backward(self, history: LossHistory) -> None:
         """Losses of several steps in one call; in lockstep all are there before a step is told."""
         if self._backward:
-            ids, losses = (np.concatenate(part) for part in zip(*self._backward, strict=True))
-            history.record_backward(ids, losses, self._backward_from)
+            history.record_backward(*map(np.concatenate, zip(*self._backward, strict=True)))
             self._backward.clear()
         if self._limits.lockstep:
             history.flush()
@@ -363,13 +369,21 @@ class RayStream(BatchStream):
         }
 
     def _outlooks(self, low: int) -> dict[str, Any]:
-        """What the selector looks back at in the epochs that are under way."""
+        """What the selector looks back at in the epochs that are under way, one after the other."""
         if not self.spec.selector.looks_back:
             return {}
-        oldest, board = self._plan().epoch_of(low), self._handle.board
-        names = [self._outlook_name(epoch) for epoch in (oldest, oldest + 1)]
-        held = [board.get(name, at_least=-1) for name in names if board.version(name) >= 0]
-        return {str(epoch): outlook for epoch, outlook in held if epoch >= oldest}
+        board, held = self._handle.board, {}
+        for epoch in itertools.count(self._plan().epoch_of(low)):
+            if board.version(name := self._outlook_name(epoch)) < 0:
+                break
+            held[str(epoch)] = board.get(name, at_least=epoch)[1]
+        return held
+
+    def _drop_outlooks(self) -> None:
+        """Free those of epochs that are trained: a reader that asks once more finds `None`."""
+        for epoch in range(self._outlooks_from, self.epoch):
+            self._handle.board.put(self._outlook_name(epoch), epoch, None)
+        self._outlooks_from = max(self._outlooks_from, self.epoch)
 
     def _outlook_name(self, epoch: int) -> str:
         return outlook_name(self._handle.name, self._generation, epoch)
@@ -383,6 +397,8 @@ class RayStream(BatchStream):
         """Set all that is known to where training stands: what came later is undone."""
         if self._handle.history is not None:
             self._handle.history.of(self._generation).load_state_dict(known["history"])
+        if self.spec.selector.looks_back:
+            self._handle.board.forget(outlooks_of(self._handle.name))
         for epoch, outlook in known["outlooks"].items():
             self._handle.board.put(self._outlook_name(int(epoch)), int(epoch), outlook)
 

@@ -21,8 +21,9 @@ class Step(NamedTuple):
 class Teller:
     """Tells the ledger of steps, in a thread of its own: a step does not wait for the object store.
 
-    Of the steps since it last told, only the newest. The ledger may learn of a step late, never
-    early, and of its rows and weights together, so the bound on ages holds.
+    Of the steps since it last told, only the newest, and before it the newest with weights. The
+    ledger may learn of a step late, never early, and of its rows and weights together, so the bound
+    on ages holds.
 
     Args:
         ledger: Who is told.
@@ -56,7 +57,9 @@ class Teller:
         if self._error is not None:
             raise self._error
         with self._changed:
-            if self._steps and (step.packed is not None or self._steps[-1].packed is None):
+            if step.packed is not None:
+                self._steps.clear()
+            elif self._steps and self._steps[-1].packed is None:
                 self._steps.pop()  # not one that publishes, in favour of one that does not
             self._steps.append(step)
             self._idle = False

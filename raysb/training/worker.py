@@ -140,8 +140,8 @@ class Worker:
             if rank < len(rngs := restored["learner"]["rngs"]):
                 set_rng_state(rngs[rank])  # each worker its own
             self._stream.load_state_dict({**restored["stream"], "history": restored["history"]})
-            if rank == 0 and isinstance(job.on_step, Audit):
-                job.on_step.forget_after(self._stream.num_steps)
+        if rank == 0 and isinstance(job.on_step, Audit):
+            job.on_step.forget_after(self._stream.num_steps)  # 0 where nothing was restored
 
     def run(self) -> None:
         """Train to the end."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import ray
 
+from raysb.history.index import MAX_ROWS
 from raysb.history.shards import LossHistory
 from raysb.history.table import LossTable
 from raysb.schema import PoolScores
@@ -57,9 +58,10 @@ def test_1_2_4_and_8_shards_answer_like_one_table() -> None:
                 each.record(pool(number, epoch))
             record(table, pool(number, epoch))
     ids, losses = pool(4, 2).ids, np.full(64, 0.25, np.float32)
-    table.record_backward(ids, losses, 7)
+    steps = np.arange(len(ids)) // 8  # some are older than the scores, of step 6
+    table.record_backward(ids, losses, steps)
     for history in histories:
-        history.record_backward(ids, losses, 7)
+        history.record_backward(ids, losses, steps)
     for history in histories:
         assert_alike(history, table)
         assert history.metrics()["num_ids"] == len(table)
@@ -117,3 +119,12 @@ def test_what_a_shard_refuses_surfaces_at_the_latest_when_flushed() -> None:
 def test_a_history_without_shards_is_refused() -> None:
     with pytest.raises(ValueError, match="num_shards=0"):
         LossHistory.start(num_shards=0)
+
+
+@pytest.mark.parametrize(("shards", "needed"), [(1, 3), (2, 3)])
+def test_more_ids_than_the_shards_hold_are_refused_with_the_number_that_do(shards, needed) -> None:
+    ids = 2 * MAX_ROWS + 1
+    with pytest.raises(ValueError, match=rf"num_shards={shards}: of 2,147,483,649 .* to {needed}$"):
+        LossHistory.start(shards, capacity=ids)
+    share = ids / needed
+    assert share + 4 * share**0.5 <= MAX_ROWS  # what a shard reserves

@@ -253,6 +253,25 @@ def test_the_backward_losses_of_an_id_that_is_never_scored_carry_their_own_step(
     assert np.isnan(known.scored_loss[0])
 
 
+def test_one_call_with_losses_of_many_steps_leaves_what_a_call_for_each_step_does() -> None:
+    """Where rows were scored, some after the first of these steps, and some ids come twice."""
+    draw = np.random.default_rng(0)
+    once, apart = LossTable(), LossTable()
+    for step in range(9):
+        for each in (once, apart):
+            scored = np.arange(3 * step, 3 * step + 3)
+            record(each, 0, [1.0, 2.0, 3.0], ids=scored, weights_step=step)
+    ids = draw.integers(0, 40, (8, 12))
+    losses = draw.exponential(size=ids.shape).astype(np.float32)
+    losses[draw.random(ids.shape) < 0.1] = np.nan
+    steps = np.arange(2, 10)
+    for mine, theirs, step in zip(ids, losses, steps, strict=True):
+        apart.record_backward(mine, theirs, int(step))
+    once.record_backward(ids.ravel(), losses.ravel(), np.repeat(steps, ids.shape[1]))
+    for name, column in apart.export().items():
+        np.testing.assert_array_equal(once.export()[name], column, err_msg=name)
+
+
 def test_rows_selected_unscored_are_counted_once_an_epoch_and_leave_the_statistics_alone() -> None:
     table, plain = LossTable(), LossTable()
     for each in (table, plain):

@@ -1,6 +1,7 @@
 """Runs on Ray for the integration tests: several streams in one worker group, since a group takes
 longer to start than a stream does to run."""
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,14 @@ def build_net() -> nn.Module:
     return net.double()
 
 
+def scored_slowly(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A forward pass that takes scorers long enough for two of them to be at it at once."""
+    if not model.training:
+        time.sleep(0.2)
+    outputs: torch.Tensor = model(batch["x"])
+    return outputs
+
+
 @dataclass(kw_only=True)
 class Case:
     """One stream and how it is consumed."""
@@ -57,6 +66,7 @@ class Case:
     selector: Any = field(default_factory=lambda: SelectiveBackprop(beta=1.0, history=64))
     iterate: dict[str, Any] = field(default_factory=dict)
     forward: Any = field(default_factory=lambda: inputs("x"))
+    adjust: Any = None
     readers: int = 1
     training: dict[str, Any] = field(default_factory=dict)  # strategy and what goes with it
 
@@ -70,6 +80,7 @@ class Case:
             forward=self.forward,
             loss=cross_entropy("label"),
             selector=self.selector,
+            adjust=self.adjust,
             scoring=Scoring(
                 num_actors=self.actors,
                 batch_size=self.pool,

@@ -90,6 +90,23 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(
         read_metrics(tmp_path)
 
 
+@pytest.mark.parametrize("saved_at", [None, 3])
+def test_every_step_is_read_once_where_workers_were_started_again(
+    tmp_path: Path, saved_at: int | None
+) -> None:
+    """They died after step 5, before the first checkpoint or after that of step 3."""
+    lines = [{"kind": "train", "line": step, "step": step} for step in range(10)]
+    first = saved_at or 0
+    opening = {"kind": "start" if saved_at is None else "resume", "line": first, "step": first}
+    before = [{"kind": "start", "line": 0, "step": 0}, *lines[1:6]]
+    for died in (before, before[:1], []):
+        path = tmp_path / f"{len(died)}.jsonl"
+        write(path, *died, opening, *lines[first + 1 :])
+        assert read_metrics(path) == [*died[:first], opening, *lines[first + 1 :]]
+        write(path, opening)  # once more, at the same line
+        assert read_metrics(path) == [*died[:first], opening]
+
+
 def test_a_run_without_records_yet_has_none(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     assert read_metrics(tmp_path) == []

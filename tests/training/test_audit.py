@@ -46,6 +46,21 @@ def test_a_step_that_is_done_again_replaces_what_it_noted(tmp_path) -> None:
     assert read_audit(tmp_path)[ID].to_pylist() == [3]
 
 
+def test_what_was_noted_after_a_step_is_forgotten_also_of_workers_that_are_there_no_more(
+    tmp_path,
+) -> None:
+    note = Audit(str(tmp_path / "audit"))
+    note.forget_after(0)  # nothing was noted yet
+    for step in (1, 2):
+        for rank in (0, 1):
+            note(step, rank, batch([2 * step + rank]))
+    (tmp_path / "audit" / "step-00000002-rank-0000.draft").write_bytes(b"torn")
+    note.forget_after(1)
+    assert read_audit(note.folder)[ID].to_pylist() == [2, 3]
+    note.forget_after(0)
+    assert list((tmp_path / "audit").iterdir()) == []
+
+
 def test_rows_that_were_not_scored_have_no_step_and_loss(tmp_path) -> None:
     Audit(str(tmp_path))(1, 0, batch([1], scored=False))
     assert read_audit(tmp_path).column_names == ["step", ID, POOL, PROBABILITY, WEIGHT]

@@ -233,6 +233,18 @@ def test_a_run_stops_where_the_limits_say_evaluated_and_saved(limits, steps) -> 
     assert seen.stream.num_backpropped == min(limits.get("max_backprops", 80), 5 * steps)
 
 
+@pytest.mark.parametrize("resumed", [None, {"num_lines": 7}])
+def test_a_run_says_where_it_begins_also_if_no_step_follows(resumed) -> None:
+    """Else the lines of a run that died before stay beside those that were done again."""
+    for limits, steps in (({}, 16), ({"max_time_s": 1e-9}, 0)):
+        seen = Seen([10] * 8, resumed=resumed, **limits)
+        openings = [line for line in seen.lines if line["kind"] in ("start", "resume")]
+        assert openings == seen.lines[:1]
+        assert openings[0]["kind"] == ("start" if resumed is None else "resume")
+        assert openings[0]["line"] == (0 if resumed is None else 7)
+        assert seen.stream.num_steps == steps
+
+
 def test_an_interrupted_run_is_saved_at_that_step_and_not_evaluated_again() -> None:
     seen = Seen([10] * 8, stop=lambda stream: stream.num_steps == 5, checkpoint_every=2)
     assert seen.stream.num_steps == 5

@@ -9,7 +9,15 @@ from torch import nn
 
 import raysb
 from raysb.scoring.limits import FRESH_STEPS
-from raysb.selection import RandomSubset, SelectiveBackprop, StaleSelectiveBackprop, Uniform
+from raysb.selection import (
+    Adjustments,
+    BudgetedSelection,
+    InfoBatch,
+    RandomSubset,
+    SelectiveBackprop,
+    StaleSelectiveBackprop,
+    Uniform,
+)
 from raysb.source.arrays import ArraySource
 from raysb.task import Task
 from raysb.training.spec import TRANSPORT_BATCHES, StreamSpec
@@ -33,6 +41,29 @@ def test_a_selector_that_would_never_be_asked_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Late selects without scores and does not preselect"):
         stream(selector=Late(fraction=0.5))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "awaits"),
+    [
+        ({"selector": SelectiveBackprop()}, False),
+        ({"selector": BudgetedSelection()}, True),  # draws by what all rows have left
+        ({"selector": SelectiveBackprop(), "adjust": Adjustments(max_selected=3)}, True),
+        ({"selector": SelectiveBackprop(), "adjust": Adjustments(explore=0.1)}, False),
+    ],
+    ids=str,
+)
+def test_an_epoch_waits_for_those_before_it_where_it_is_chosen_by_them(chosen, awaits) -> None:
+    assert stream(**chosen).spec.awaits_epochs is awaits
+
+
+@pytest.mark.parametrize("selector", [BudgetedSelection(), InfoBatch()])
+def test_a_bound_on_ages_says_nothing_where_no_score_has_one(selector) -> None:
+    of = lambda bound: stream(  # noqa: E731
+        selector=selector, scoring=raysb.Scoring(max_staleness_steps=bound)
+    ).spec.limits_as_grown(64, 2)
+    assert of(1) == of(8) == of("auto")
+    assert of(0)[0].lockstep
 
 
 def test_columns_of_scoring_are_refused_where_some_rows_are_not_scored() -> None:

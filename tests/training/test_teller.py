@@ -119,6 +119,19 @@ def test_a_step_that_publishes_is_never_dropped_for_one_that_does_not(publish_ev
     assert told.ledger.weights_step == told.ledger.weights.step == newest
 
 
+def test_of_the_steps_that_publish_only_the_newest_waits() -> None:
+    told = Told(publish_every=2)
+    tells = teller(told, LONG_S)
+    tells.tell(Step(1, 4, 0, None))
+    assert told.wait_for(1)
+    for step in range(2, 100):
+        tells.tell(Step(step, 4 * step, 0, {} if step % 2 == 0 else None))
+        assert len(tells._steps) <= 2  # each holds a copy of the weights
+    tells.close()
+    assert told.steps == [1, 98, 99]
+    assert told.ledger.weights_step == told.ledger.weights.step == 98
+
+
 def test_when_scoring_falls_back_the_next_publication_brings_the_word() -> None:
     told = Told(publish_every=3)
     told.ledger.audits = Audits(least=0.5)

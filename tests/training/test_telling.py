@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from raysb.scoring.limits import Limits
+from raysb.selection import SelectiveBackprop
 from raysb.training.stream import RayStream
 from raysb.training.teller import Step
 
@@ -39,7 +40,7 @@ def model() -> nn.Module:
 
 def a_stream(model: nn.Module, *, workers: int = 1, **limits: Any) -> Any:
     stream = RayStream.__new__(RayStream)
-    stream.spec = SimpleNamespace(scored=True)
+    stream.spec = SimpleNamespace(scored=True, selector=SelectiveBackprop())
     stream.exchange = SimpleNamespace(rank=0, world_size=workers)
     stream._limits = Limits(global_batch=4 * workers, **limits)
     stream._teller = Tells()
@@ -49,6 +50,17 @@ def a_stream(model: nn.Module, *, workers: int = 1, **limits: Any) -> Any:
     stream._turn = "next"
     stream.starved_seconds = 0.0
     return stream
+
+
+def test_a_loop_that_goes_on_without_its_model_is_refused() -> None:
+    """Scorers would rank by weights that were just drawn, as if they were those of step 7."""
+    stream: Any = RayStream.__new__(RayStream)
+    stream.spec = SimpleNamespace(scored=True, identity=lambda batch_size: {})
+    stream.num_steps, stream.plan, stream._counters = 7, None, None
+    with pytest.raises(
+        ValueError, match=r"model=None\) after load_state_dict of step 7.*give model"
+    ):
+        next(stream.iter_batches(batch_size=4, epochs=1))
 
 
 def train(stream: Any, model: nn.Module) -> None:

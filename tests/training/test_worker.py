@@ -2,18 +2,26 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from saved import parts
 
 from raysb.errors import RunDirectoryError
+from raysb.schema import ID
+from raysb.task import Task, inputs
+from raysb.training import worker
+from raysb.training.audit import Audit, read_audit
 from raysb.training.checkpoints import Checkpoints
 from raysb.training.exchange import Exchange
-from raysb.training.worker import restore_model
+from raysb.training.settings import Evaluation, Training
+from raysb.training.worker import Job, Worker, restore_model
 
 
 def folder_with(path: Path, *steps: int) -> Path:
@@ -32,6 +40,49 @@ def test_one_worker_takes_the_newest_or_begins_anew(tmp_path) -> None:
     assert restored["stream"]["counters"] == parts()["stream"]["counters"]
     assert (model.weight == 2.0).all()
     assert restore_model(Checkpoints(folder=str(tmp_path / "none")), model, Exchange()) is None
+
+
+class Stream:
+    """A worker's stream without Ray."""
+
+    def __init__(self, handle: Any, **options: Any) -> None:
+        task = Task(model=lambda: nn.Linear(3, 2), forward=inputs("x"), loss=lambda o, b: o.sum(1))
+        self.spec, self.num_steps = SimpleNamespace(task=task, seed=0), 0
+
+    def load_state_dict(self, state: Any) -> None:
+        self.num_steps = state["counters"]["num_steps"]
+
+
+@pytest.mark.parametrize(("saved", "kept"), [(False, []), (True, [5, 5])])
+def test_the_audit_forgets_the_steps_that_are_done_again(
+    tmp_path, monkeypatch, saved, kept
+) -> None:
+    """Two workers made 6 steps and died; one goes on, from step 5 if that was saved."""
+    audit = Audit(str(tmp_path / "audit"))
+    for step in (5, 6):
+        for rank in (0, 1):
+            audit(step, rank, {ID: np.array([rank])})
+    checkpoints = Checkpoints(folder=str(tmp_path))
+    if saved:
+        checkpoints.save(5, **parts())
+    monkeypatch.setattr(worker, "RayStream", Stream)
+    monkeypatch.setattr(worker, "keep_freed_pages", lambda: None)
+    monkeypatch.setattr(worker, "worker_device", lambda: torch.device("cpu"))
+    alone = SimpleNamespace(get_world_rank=lambda: 0)
+    monkeypatch.setattr(worker.ray.train, "get_context", lambda: alone)
+    monkeypatch.setattr(worker.ray.train.torch, "get_devices", lambda: [torch.device("cpu")])
+    board = SimpleNamespace(append=lambda log, line: None)
+    handle: Any = SimpleNamespace(name="run", board=board, can_be_asked=lambda by: None)
+    Worker(
+        Job(
+            stream=handle,
+            training=Training(optimizer="adamw"),
+            evaluation=Evaluation(),
+            checkpoints=checkpoints,
+            on_step=audit,
+        )
+    )
+    assert read_audit(audit.folder)["step"].to_pylist() == kept
 
 
 SCRIPT = """
