@@ -161,9 +161,9 @@ class LocalStream(BatchStream):
     def _close(self) -> None:
         self.ledger.close(self._generation)
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self, epoch: int | None = None) -> dict[str, Any]:
         """Sums over the run; see `Ledger.progress`."""
-        return self.ledger.progress()
+        return self.ledger.progress(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Cursor, counters, sums and history."""
@@ -250,7 +250,7 @@ def fit_locally(job: TrainingJob) -> LocalResult:
     def record(line: dict[str, Any]) -> None:
         if line["kind"] in ("start", "resume"):
             job.watcher.phase("first batch")
-        recorder(with_scores(line, stream.progress()))
+        recorder(with_scores(line, stream.progress(line["epoch"])))
 
     hooks = Hooks(save=save, record=record)
     if job.held_out is not None:
@@ -277,8 +277,8 @@ def fit_locally(job: TrainingJob) -> LocalResult:
         set_rng_state(restored["learner"]["rngs"][0])
         stream.load_state_dict({**restored["stream"], "history": restored["history"]})
         loop.load_state_dict(restored["stream"]["loop"])
-        if audit is not None:
-            audit.forget_after(stream.num_steps)
+    if audit is not None:
+        audit.forget_after(stream.num_steps)
     try:
         with stoppable(partial(job.watcher.phase, STOPPING)) as hooks.stop:
             metrics = loop.run()

@@ -116,7 +116,7 @@ class Endless(BatchStream):
     def _close(self) -> None:
         pass
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self, epoch: int | None = None) -> dict[str, Any]:
         """Of nobody."""
         return {}
 

@@ -58,6 +58,8 @@ class Figures:
 
     def update(self, record: Record) -> None:
         """Take a record of the keys listed in `raysb.report.console`."""
+        if self._record and record["wall_time_s"] < self._record["wall_time_s"]:
+            self._window.clear()  # training was started again, and what came after that is undone
         self._record, self._arrived = record, self._clock()
         self._window.append(record)
         oldest = record["wall_time_s"] - WINDOW_S

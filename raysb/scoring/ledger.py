@@ -348,8 +348,8 @@ class Ledger:
     def _refuses(self, generation: int) -> bool:
         return self.closed or generation != self.generation
 
-    def progress(self) -> dict[str, Any]:
-        """What the live line shows."""
+    def progress(self, epoch: int | None = None) -> dict[str, Any]:
+        """What the live line shows, and the sums of an epoch that may be over for long."""
         return {
             "generation": self.generation,
             "step": self.step,
@@ -362,7 +362,7 @@ class Ledger:
             "reserved": dict(self.reserved),
             "failure": self.failure,
             "audits": self.audits.metrics(),
-            "epochs": self.totals.newest(),
+            "epochs": self.totals.newest(also=epoch),
             "scorers": self.hunger.metrics(),
         }
 

@@ -100,9 +100,9 @@ class LedgerService:
         self._ledger.forget(oldest)  # the worker may have, before it told
         return self._ledger.cursor(trained), self._ledger.state_dict()
 
-    async def progress(self) -> dict[str, Any]:
+    async def progress(self, epoch: int | None = None) -> dict[str, Any]:
         """See `Ledger.progress`."""
-        return self._ledger.progress() | {
+        return self._ledger.progress(epoch) | {
             "asleep": {what: sorted(pools) for what, pools in self._asleep.items()}
         }
 
@@ -198,9 +198,9 @@ class LedgerClient:
         saved = self._actor.saved.remote(trained, oldest)
         return cast(tuple[Cursor, dict[str, Any]], ray.get(saved))
 
-    def progress(self) -> dict[str, Any]:
-        """What the live line shows."""
-        return cast(dict[str, Any], ray.get(self._actor.progress.remote()))
+    def progress(self, epoch: int | None = None) -> dict[str, Any]:
+        """See `Ledger.progress`."""
+        return cast(dict[str, Any], ray.get(self._actor.progress.remote(epoch)))
 
     def nonfinite(self, limit_s: float) -> dict[int, int]:
         """Ids whose loss was not finite, with how often; waits for so long at most."""

@@ -92,9 +92,10 @@ class RunTotals:
                 return sums.num_correct / sums.num_judged
         return None
 
-    def newest(self, count: int = 3) -> dict[int, dict[str, Any]]:
-        """Sums of the last epochs, as plain numbers."""
-        return {epoch: vars(self.epochs[epoch]).copy() for epoch in sorted(self.epochs)[-count:]}
+    def newest(self, also: int | None = None) -> dict[int, dict[str, Any]]:
+        """Sums of the last three epochs, and of one more that is asked for, as plain numbers."""
+        last = sorted(self.epochs)[-3:]
+        return {e: vars(sums).copy() for e, sums in self.epochs.items() if e in last or e == also}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""

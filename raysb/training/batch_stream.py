@@ -142,7 +142,7 @@ class BatchStream(abc.ABC):
     def _close(self) -> None:
         """End the flow of rows."""
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self, epoch: int | None = None) -> dict[str, Any]:
         """Sums over the run; see `Ledger.progress`."""
         return {"num_scored": self.num_scored}
 

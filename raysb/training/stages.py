@@ -4,6 +4,7 @@ Nothing here imports torch before a scorer is made: readers need none, and the p
 schedules both imports this file too. On two cores that is seconds of every start.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -94,7 +95,10 @@ class StreamHandle:
 
     def lost(self) -> str | None:
         """Which of the actors is gone that nothing can replace; `None`: all are there."""
-        asked = {"the ledger": self.ledger.progress, "the board": self.board.ping}
+        asked: dict[str, Callable[[], object]] = {
+            "the ledger": self.ledger.progress,
+            "the board": self.board.ping,
+        }
         for name, ask in asked.items():
             try:
                 ask()

@@ -343,9 +343,9 @@ class RayStream(BatchStream):
 
     # --- state ---------------------------------------------------------------------------------
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self, epoch: int | None = None) -> dict[str, Any]:
         """Sums over the run; see `Ledger.progress`."""
-        return self._handle.ledger.progress()
+        return self._handle.ledger.progress(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Cursor, counters, sums and history. Collective: call it on every worker.

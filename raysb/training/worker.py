@@ -203,4 +203,5 @@ class Worker:
     def _record(self, line: dict[str, Any]) -> None:
         board = self._job.stream.board
         others = self._gpus.update(board.drain(self._gpu_log))
-        board.append(self._job.log, with_scores(line | others, self._stream.progress()))
+        known = self._stream.progress(line["epoch"])
+        board.append(self._job.log, with_scores(line | others, known))

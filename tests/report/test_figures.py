@@ -48,6 +48,16 @@ def test_rates_of_lines_far_apart_are_those_between_the_last_two() -> None:
     assert "scored 100/s" in text(figures)
 
 
+def test_after_a_restart_rates_are_those_of_what_came_since() -> None:
+    """Training went back to 50 s, the clock of its last checkpoint."""
+    figures = Figures()
+    for second in range(200):
+        figures.update(record(second, 100 * second))
+    for second in (50, 51, 52):
+        figures.update(record(second, 5_000 + 30 * (second - 50)))
+    assert "scored 30/s" in text(figures)
+
+
 def test_the_time_left_counts_down_between_two_lines_and_not_below_nothing() -> None:
     clock = Clock()
     figures = Figures(clock)

@@ -19,6 +19,20 @@ def pool_of(epoch: int, pool: int, scored: int, correct: int | None) -> PoolReco
     )
 
 
+def test_an_epoch_that_is_over_for_long_can_be_asked_for() -> None:
+    totals = RunTotals()
+    for epoch in range(9):
+        totals.add(pool_of(epoch, epoch, scored=10 - epoch, correct=0))
+    assert set(totals.newest()) == {6, 7, 8}
+    assert {e: sums["num_scored"] for e, sums in totals.newest(also=2).items()} == {
+        2: 8,
+        6: 4,
+        7: 3,
+        8: 2,
+    }
+    assert totals.newest(also=7) == totals.newest(also=30) == totals.newest()
+
+
 def test_accuracy_is_that_of_the_rows_judged_in_the_newest_epoch_that_is_over() -> None:
     totals = RunTotals()
     totals.add(pool_of(0, 0, scored=10, correct=8))
