@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import ray
 
-from raysb.placement import beside_driver
+from raysb.placement import SLEEPERS, beside_driver
 from raysb.precedence import step_back
 
 _UNDER_WAY = 100  # lines; what was sent before them has long come
@@ -53,8 +53,12 @@ class BoardState:
 
     async def forget(self, prefix: str) -> None:
         """Drop the values whose names begin so."""
-        for name in [name for name in self._values if name.startswith(prefix)]:
-            del self._values[name]
+        await self.take(prefix)
+
+    async def take(self, prefix: str) -> list[Any]:
+        """Drop the values whose names begin so, and return them."""
+        names = [name for name in self._values if name.startswith(prefix)]
+        return [self._values.pop(name)[1] for name in names]
 
     async def append(self, name: str, sender: str, number: int, line: Any) -> None:
         """Add a line to a log that somebody drains, after the sender's lines of lower numbers.
@@ -114,8 +118,8 @@ class Board:
     def start(cls) -> "Board":
         """Start the actor."""
         actor: Any = ray.remote(BoardState)
-        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": beside_driver()}
-        return cls(actor.options(**options).remote())
+        options = {"max_concurrency": SLEEPERS, "scheduling_strategy": beside_driver()}
+        return cls(actor.options(num_cpus=0, **options).remote())
 
     def __reduce__(self) -> tuple[type["Board"], tuple[Any]]:
         return Board, (self._actor,)  # lines under way stay with the process that sent them
@@ -144,6 +148,10 @@ class Board:
     def forget(self, prefix: str) -> None:
         """Drop the values whose names begin so; returns when they are gone."""
         ray.get(self._actor.forget.remote(prefix))
+
+    def take(self, prefix: str) -> list[Any]:
+        """Drop the values whose names begin so, and return them, in the order they came."""
+        return cast(list[Any], ray.get(self._actor.take.remote(prefix)))
 
     def ping(self) -> None:
         """Return if the actor is there."""

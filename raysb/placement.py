@@ -13,6 +13,9 @@ OWN_KEYS = {"CPU": "num_cpus", "GPU": "num_gpus"}  # these have settings of thei
 LEAST = 1e-3  # Ray counts in ten-thousandths, and a reader asks for a tenth
 READER_CPUS = 0.1  # readers mostly wait; the cap on their number is what bounds them
 READER_SHARE = 0.1  # of what a scorer takes of a custom resource
+# Calls that ledger and board let begin; Ray only counts them. Those asleep, two of every reader and
+# scorer, must never be so many: whoever would wake them would wait behind them.
+SLEEPERS = 1_000_000
 
 
 def check_resources(section: str, resources: Any) -> None:

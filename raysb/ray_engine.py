@@ -54,7 +54,7 @@ def fit_on_ray(job: TrainingJob, scaling_config: Any = None, run_config: Any = N
     """
     with connected(verbose=job.verbose):
         scaling = check_job(job, scaling_config)
-        run_config = run_config or _run_config(job)
+        run_config = _run_config(job, run_config)
         check_folders(replace(job, directory=_directory(run_config)), scaling)
         return fit_checked(job, scaling, run_config)
 
@@ -277,7 +277,11 @@ def check_folders(job: TrainingJob, scaling: Any) -> None:
         check_shared(str(directory.absolute()), workers, audit_not_shared)
 
 
-def _run_config(job: TrainingJob) -> Any:
+def _run_config(job: TrainingJob, given: Any = None) -> Any:
+    """Ray's settings of the run: ours or those given, with the restarts that the job's name."""
+    if given is not None:
+        failures = replace(given.failure_config, max_failures=job.training.max_failures)
+        return replace(given, failure_config=failures)
     train: Any = ray.train  # typed as its first version, whose settings have fewer fields
     directory = job.directory or RunDirectory.claim(None, model="run").path
     return train.RunConfig(

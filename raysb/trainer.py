@@ -52,8 +52,10 @@ class SelectiveTrainer:
         collate: Pads a batch just before the forward pass, in scorer and worker.
         step: `(model, batch) -> [B]` or dict of named terms, where the training loss is not the
             scorers'.
-        scaling_config: Ray's; default: `training.num_workers` workers, a GPU each where there are.
-        run_config: Ray's; `storage_path` and `name` give the run directory.
+        scaling_config: Ray's, with the number of workers; default: `training.num_workers` workers,
+            a GPU each where there are.
+        run_config: Ray's; `storage_path` and `name` give the run directory. A `failure_config` with
+            restarts counts; one without, as Ray's default, leaves them to `training.max_failures`.
         resume: Go on from the newest checkpoint of that run directory, which must hold one; with
             the same rows, seed and pool size.
         engine: `"ray"`, or `"local"` for one process without Ray.
@@ -105,7 +107,7 @@ class SelectiveTrainer:
             test=datasets.get("eval"),
             labels=isinstance(loss, CrossEntropy),
         )
-        training = training or Training()
+        training = _as_ray_is_told(training or Training(), scaling_config, run_config)
         spec = StreamSpec.of(
             sources,
             data,
@@ -121,8 +123,6 @@ class SelectiveTrainer:
             collate=collate,
             step=step,
         )
-        workers = getattr(scaling_config, "num_workers", training.num_workers)
-        training = replace(training, num_workers=workers)
         check_engine(training, engine)
         check_first_rows(spec, training, optimizer)
         self.engine = engine
@@ -156,6 +156,30 @@ class SelectiveTrainer:
         from raysb.ray_engine import fit_on_ray
 
         return fit_on_ray(self.job, self._scaling_config, self._run_config)
+
+
+def _as_ray_is_told(training: Training, scaling_config: Any, run_config: Any) -> Training:
+    """The settings, with what Ray's own objects say of the same things.
+
+    Raises:
+        ValueError: Both say something, and not the same.
+    """
+    workers = None if scaling_config is None else scaling_config.num_workers
+    restarts = None if run_config is None else run_config.failure_config.max_failures
+    for name, where, value in (
+        ("num_workers", "scaling_config", workers),
+        ("max_failures", "run_config.failure_config", restarts or None),  # 0 where it says none
+    ):
+        if value is None:
+            continue
+        own = getattr(training, name)
+        if own not in (value, getattr(Training, name)):
+            raise ValueError(
+                f"SelectiveTrainer: training.{name}={own} and {where}.{name}={value}: one of the "
+                f"two would be ignored; name it in {where} alone, or the same in both"
+            )
+        training = replace(training, **{name: value})
+    return training
 
 
 def _directory(run_config: Any, *, resume: bool) -> Path | None:

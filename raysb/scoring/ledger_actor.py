@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import ray
 
-from raysb.placement import beside_driver
+from raysb.placement import SLEEPERS, beside_driver
 from raysb.precedence import step_back
 from raysb.schema import Ids
 from raysb.scoring.cursor import Cursor
@@ -127,8 +127,8 @@ class LedgerClient:
     def start(cls, ledger: Ledger) -> "LedgerClient":
         """Start the actor around a ledger."""
         actor: Any = ray.remote(LedgerService)
-        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": beside_driver()}
-        return cls(actor.options(**options).remote(ledger))
+        options = {"max_concurrency": SLEEPERS, "scheduling_strategy": beside_driver()}
+        return cls(actor.options(num_cpus=0, **options).remote(ledger))
 
     def open(
         self,

@@ -1,15 +1,19 @@
 """What every worker's and scorer's GPU says of itself, for the lines of metrics.
 
 Worker 0 reads its own with each line. The others tell theirs from a thread once a second, so that
-neither a step nor a pool waits, and worker 0 adds the newest of each to its lines.
+neither a step nor a pool waits, and worker 0 adds the newest of each to its lines. The board holds
+only the newest: in a loop of one's own there is no worker 0 that reads them.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+
+if TYPE_CHECKING:
+    from raysb.board import Board
 
 Figures: TypeAlias = Mapping[str, float]
 Told: TypeAlias = tuple[str, str, Figures]  # kind of process, its own name, its figures
@@ -109,6 +113,12 @@ class OtherGpus:
         return kind != "worker", int(self._numbers[key])
 
 
-def log_of(stream: str) -> str:
-    """The board's log for what the processes of a stream tell."""
-    return f"gpu/{stream}"
+def told_of(stream: str) -> str:
+    """Where on the board is what the processes of a stream told."""
+    return f"gpu/{stream}/"
+
+
+def tell_board(board: "Board", stream: str, told: Told) -> None:
+    """Put what a process tells onto the board, in the place of what it told before."""
+    kind, name, _ = told
+    board.put(f"{told_of(stream)}{kind}/{name}", 0, told)

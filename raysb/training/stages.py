@@ -271,7 +271,7 @@ class PoolScorer:
             import torch
 
             from raysb.selection.scorer import Scorer
-            from raysb.training.gpu import keep_telling, log_of
+            from raysb.training.gpu import keep_telling, tell_board
             from raysb.weights import FlatState, WeightStore
 
         keep_freed_pages()  # calls run in threads that are not the main one
@@ -291,7 +291,7 @@ class PoolScorer:
             device="cuda" if spec.scoring.num_gpus else "cpu",
         )
         if spec.scoring.num_gpus:
-            tell = partial(handle.board.append, log_of(handle.name))
+            tell = partial(tell_board, handle.board, handle.name)
             own = ray.get_runtime_context().get_actor_id()
             keep_telling(tell, "scorer", str(own), torch.device("cuda"))
 

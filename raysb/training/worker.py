@@ -20,7 +20,7 @@ from raysb.training.checkpoints import Checkpoints
 from raysb.training.evaluation import evaluate
 from raysb.training.exchange import Exchange
 from raysb.training.generators import rng_state, seed, set_rng_state
-from raysb.training.gpu import OtherGpus, keep_telling, log_of
+from raysb.training.gpu import OtherGpus, keep_telling, tell_board, told_of
 from raysb.training.learner import Learner
 from raysb.training.loop import Hooks, Loop, with_scores
 from raysb.training.memory import keep_freed_pages
@@ -123,10 +123,10 @@ class Worker:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # Ray lets every worker of a machine see all its GPUs
         self._stream = RayStream(job.stream, device=device, on_step=job.on_step)
-        self._gpus, self._gpu_log = OtherGpus(), log_of(job.stream.name)
+        self._gpus = OtherGpus()
         rank = ray.train.get_context().get_world_rank()
         if rank != 0:  # worker 0 adds its own to its lines
-            tell = partial(job.stream.board.append, self._gpu_log)
+            tell = partial(tell_board, job.stream.board, job.stream.name)
             keep_telling(tell, "worker", str(rank), device)
         spec = self._stream.spec
         self._module = spec.task.build(spec.seed)
@@ -202,6 +202,6 @@ class Worker:
 
     def _record(self, line: dict[str, Any]) -> None:
         board = self._job.stream.board
-        others = self._gpus.update(board.drain(self._gpu_log))
+        others = self._gpus.update(board.take(told_of(self._job.stream.name)))
         known = self._stream.progress(line["epoch"])
         board.append(self._job.log, with_scores(line | others, known))

@@ -1,10 +1,17 @@
 """What a worker says of its GPU."""
 
+import asyncio
 import threading
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from raysb import board
+from raysb.board import Board, BoardState
+from raysb.training import worker
 from raysb.training.gpu import (
     GPU_TOTAL,
     GPU_USE,
@@ -12,7 +19,10 @@ from raysb.training.gpu import (
     OtherGpus,
     gpu_metrics,
     keep_telling,
+    tell_board,
+    told_of,
 )
+from raysb.training.worker import Worker
 
 
 def test_a_cpu_has_no_figures_of_a_gpu() -> None:
@@ -99,3 +109,72 @@ def test_on_a_cpu_nothing_is_told_and_no_thread_starts() -> None:
     before = threading.active_count()
     assert keep_telling(lambda told: None, "worker", "1", torch.device("cpu")) is None
     assert threading.active_count() == before
+
+
+class Here:
+    """The actor behind a board, in this process."""
+
+    def __init__(self) -> None:
+        self.state = BoardState()
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.state, name)
+        return SimpleNamespace(remote=lambda *args: asyncio.run(call(*args)))
+
+
+@pytest.fixture
+def here(monkeypatch) -> Here:
+    monkeypatch.setattr(board, "step_back", lambda: None)
+    monkeypatch.setattr(board.ray, "get", lambda answer: answer)
+    return Here()
+
+
+def test_the_board_does_not_grow_where_nobody_reads_what_is_told(here) -> None:
+    """It kept every line of every scorer to the end of a loop of one's own."""
+    told, enough = Board(here), threading.Event()
+    count = iter(range(10**9))
+
+    def read(device: torch.device) -> dict[str, float]:
+        number = next(count)
+        if number == 200:
+            enough.set()
+        return {GPU_USED: float(number)}
+
+    def tell(what: Any) -> None:
+        if not enough.is_set():
+            tell_board(told, "run", what)
+
+    over = keep_telling(tell, "scorer", "a1f", torch.device("cpu"), read=read, every_s=0.0)
+    assert enough.wait(60)
+    over.set()
+    held = {name: value for name, value in vars(here.state).items() if name != "_changed"}
+    assert sum(map(len, held.values())) == 1
+    assert told.take(told_of("run")) == [("scorer", "a1f", {GPU_USED: 199.0})]
+
+
+def test_what_is_told_is_read_once_the_newest_of_each_process_of_the_stream(here) -> None:
+    of_run = partial(tell_board, Board(here), "run")
+    tell_board(Board(here), "run-2", ("scorer", "a1f", {GPU_USED: 9.0}))
+    Board(here).put("gpu", 4, "another value")
+    for used, name in ((1.0, "77e"), (2.0, "a1f"), (3.0, "77e")):
+        of_run(("scorer", name, {GPU_USED: used}))
+    newest = [("scorer", "77e", {GPU_USED: 3.0}), ("scorer", "a1f", {GPU_USED: 2.0})]
+    assert Board(here).take(told_of("run")) == newest
+    assert Board(here).take(told_of("run")) == []
+    of_run(("scorer", "77e", {GPU_USED: 4.0}))
+    assert Board(here).take(told_of("run")) == [("scorer", "77e", {GPU_USED: 4.0})]
+    assert Board(here).version("gpu") == 4
+    assert len(Board(here).take(told_of("run-2"))) == 1
+
+
+def test_a_line_of_metrics_has_what_the_other_processes_told(here, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "with_scores", lambda line, progress: line)
+    writer: Any = Worker.__new__(Worker)
+    stream = SimpleNamespace(name="run", board=Board(here))
+    writer._gpus, writer._job = OtherGpus(), SimpleNamespace(log="metrics/run", stream=stream)
+    writer._stream = SimpleNamespace(progress=lambda *_: {})
+    for used in (1.0, 2.0):
+        tell_board(Board(here), "run", ("worker", "1", {GPU_USED: used}))
+    line = {"step": 5, "epoch": 1}
+    writer._record(line)
+    assert stream.board.drain("metrics/run") == [{**line, "gpu/worker1/memory_used": 2.0}]
