@@ -1,7 +1,7 @@
 """Part h: rows a second as scorers go from 1 to 8, where a pool takes a scorer 50 ms of sleep.
 
-The trainer costs nothing and the rows are small: what is left is the pipeline's own price. It is of
-a pool, whatever is in it: pools of four times the rows show how far that goes.
+The trainer costs nothing and the rows are small: what is left is the pipeline's own price. Here
+it is of a pool, not of its rows: pools of four times the rows show how far that goes.
 """
 
 import json
